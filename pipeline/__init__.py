@@ -1,0 +1,1 @@
+"""How features are made: corpus in, stages, commit, and the `mmfeat` command."""
