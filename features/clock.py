@@ -1,0 +1,156 @@
+"""Exact time: SMPTE timecode, frame numbers and seconds.
+
+Conventions: a time is a `Fraction` of a second or a frame number at a stated rate. Floats appear
+at the edge only. Drop-frame is a way of *counting* (two labels are skipped each minute, except
+each tenth; four at 59.94), never a way of *running*: no frame is dropped.
+
+Source: SMPTE ST 12-1.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from mmfuse.features.errors import AlignError
+
+_FPS = {
+    "23.976": Fraction(24000, 1001),
+    "24": Fraction(24),
+    "25": Fraction(25),
+    "29.97": Fraction(30000, 1001),
+    "30": Fraction(30),
+    "47.952": Fraction(48000, 1001),
+    "48": Fraction(48),
+    "50": Fraction(50),
+    "59.94": Fraction(60000, 1001),
+    "60": Fraction(60),
+}
+_LABEL = re.compile(r"(\d\d):(\d\d):(\d\d)([:;])(\d\d)(?:\.(\d\d))?")
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRate:
+    """Frames per second, and whether labels are counted with drop-frame."""
+
+    fps: Fraction
+    drop: bool = False
+
+    @classmethod
+    def parse(cls, name: str) -> "FrameRate":
+        """Read a rate by its usual name: `25`, `23.976`, `29.97` (non-drop), `29.97df`.
+
+        Raises:
+            AlignError: no such rate, or drop-frame at a rate that has none.
+        """
+        base = name.strip().lower().removesuffix("df")
+        drop = name.strip().lower().endswith("df")
+        if base not in _FPS or (drop and base not in ("29.97", "59.94")):
+            names = ", ".join([*_FPS, "29.97df", "59.94df"])
+            raise AlignError("unknown_rate", f"no SMPTE rate {name!r}; choose from: {names}")
+        return cls(_FPS[base], drop)
+
+    @property
+    def nominal(self) -> int:
+        """Frames in a second of labels: 30 for 29.97."""
+        return round(self.fps)
+
+    @property
+    def dropped_per_minute(self) -> int:
+        """Labels that drop-frame skips in nine minutes of ten."""
+        return self.nominal // 15 if self.drop else 0
+
+    @property
+    def name(self) -> str:
+        """The name that `parse` reads."""
+        base = next(name for name, fps in _FPS.items() if fps == self.fps)
+        return base + ("df" if self.drop else "")
+
+    @property
+    def day_frames(self) -> int:
+        """Frames from 00:00:00:00 until the labels start again."""
+        return 86400 * self.nominal - self.dropped_per_minute * (1440 - 144)
+
+    @property
+    def day_s(self) -> Fraction:
+        """Length of that day in real seconds: 86486.4 at 29.97, 86399.9136 at 29.97df."""
+        return self.day_frames / self.fps
+
+
+@dataclass(frozen=True, slots=True)
+class Timecode:
+    """A frame number since 00:00:00:00 at a rate, with subframes in 1/100 frame."""
+
+    frame: int
+    rate: FrameRate
+    subframe: int = 0
+
+    @classmethod
+    def parse(cls, label: str, rate: FrameRate) -> "Timecode":
+        """Read `HH:MM:SS:FF`, or `HH:MM:SS;FF` at a drop-frame rate; `.cc` adds subframes.
+
+        Raises:
+            AlignError: not a label, out of range, a separator that contradicts the rate, or one
+                of the labels that drop-frame skips (the message names its neighbours).
+        """
+        match = _LABEL.fullmatch(label.strip())
+        if match is None:
+            raise AlignError(
+                "bad_timecode", f"{label!r} is no SMPTE timecode; expected HH:MM:SS:FF"
+            )
+        hours, minutes, seconds, frames = (int(match[i]) for i in (1, 2, 3, 5))
+        if (match[4] == ";") != rate.drop:
+            raise AlignError(
+                "bad_timecode",
+                f"{label!r} at {rate.name}: ';' means drop-frame and ':' does not; "
+                f"write {'HH:MM:SS;FF' if rate.drop else 'HH:MM:SS:FF'} or name the other rate",
+            )
+        if hours > 23 or minutes > 59 or seconds > 59 or frames >= rate.nominal:
+            raise AlignError(
+                "bad_timecode",
+                f"{label!r} is out of range at {rate.name}: hours to 23, minutes and seconds "
+                f"to 59, frames to {rate.nominal - 1}",
+            )
+        dropped = rate.dropped_per_minute
+        if seconds == 0 and frames < dropped and minutes % 10:
+            before = f"{hours:02}:{minutes - 1:02}:59;{rate.nominal - 1:02}"
+            after = f"{hours:02}:{minutes:02}:00;{dropped:02}"
+            raise AlignError(
+                "bad_timecode",
+                f"{label!r} does not exist in drop-frame: {before} is followed by {after}",
+            )
+        total_minutes = 60 * hours + minutes
+        frame = (total_minutes * 60 + seconds) * rate.nominal + frames
+        frame -= dropped * (total_minutes - total_minutes // 10)
+        return cls(frame, rate, int(match[6] or 0))
+
+    @property
+    def label(self) -> str:
+        """The label of this frame; subframes are written only where there are some."""
+        frame, rate = self.frame % self.rate.day_frames, self.rate
+        dropped = rate.dropped_per_minute
+        if dropped:
+            ten_minutes = 600 * rate.nominal - 9 * dropped
+            minute = 60 * rate.nominal - dropped
+            tens, rest = divmod(frame, ten_minutes)
+            frame += 9 * dropped * tens
+            if rest >= dropped:
+                frame += dropped * ((rest - dropped) // minute)
+        seconds, frames = divmod(frame, rate.nominal)
+        separator = ";" if rate.drop else ":"
+        label = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        label += f"{separator}{frames:02}"
+        return f"{label}.{self.subframe:02}" if self.subframe else label
+
+    @property
+    def seconds(self) -> Fraction:
+        """Real seconds since 00:00:00:00, exact."""
+        return (self.frame + Fraction(self.subframe, 100)) / self.rate.fps
+
+
+def wrap_s(difference_s: Fraction, day_s: Fraction) -> Fraction:
+    """A difference of two times of day, brought into (-day/2, day/2].
+
+    A take that starts at 23:59:58 and one that starts at 00:00:01 are three seconds apart.
+    """
+    wrapped = difference_s % day_s
+    return wrapped - day_s if wrapped > day_s / 2 else wrapped
