@@ -1,0 +1,129 @@
+"""The index of a shard: one row per entry, kept as an Arrow IPC file that is memory-mapped.
+
+Columns: clip id, content hash of what the entry was made from, view, first row and number of rows
+in the shard, crc32c and blake3 of the bytes, the table of windows, the origin on the clip's
+timeline, and a note where something had to be assumed. Exact times are written as "n/d".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import pyarrow as pa
+from blake3 import blake3
+
+from mmfuse.features.errors import StoreError
+
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("content", pa.binary(32)),
+        ("view", pa.int32()),
+        ("start", pa.int64()),
+        ("rows", pa.int64()),
+        ("crc32c", pa.uint32()),
+        ("digest", pa.binary(32)),
+        ("windows", pa.list_(pa.struct([("start_s", pa.string()), ("rows", pa.int64())]))),
+        ("origin_s", pa.string()),
+        ("note", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Where one entry lies in a shard, and what it is."""
+
+    clip_id: str
+    content: bytes
+    view: int
+    start: int
+    rows: int
+    crc32c: int
+    digest: bytes
+    windows: tuple[tuple[Fraction, int], ...]
+    origin_s: Fraction
+    note: str
+
+    def to_json(self) -> list[object]:
+        """The record as a journal line holds it."""
+        windows = [[str(start), rows] for start, rows in self.windows]
+        return [self.clip_id, self.content.hex(), self.view, self.start, self.rows, self.crc32c,
+                self.digest.hex(), windows, str(self.origin_s), self.note]  # fmt: skip
+
+    @classmethod
+    def from_json(cls, line: Sequence[object]) -> "Record":
+        """Read what `to_json` wrote."""
+        clip_id, content, view, start, rows, crc, digest, windows, origin_s, note = line
+        return cls(
+            str(clip_id),
+            bytes.fromhex(str(content)),
+            int(str(view)),
+            int(str(start)),
+            int(str(rows)),
+            int(str(crc)),
+            bytes.fromhex(str(digest)),
+            tuple((Fraction(s), int(n)) for s, n in windows),  # type: ignore[attr-defined]
+            Fraction(str(origin_s)),
+            str(note),
+        )
+
+
+def sidecar_bytes(records: Sequence[Record]) -> bytes:
+    """The records as an Arrow IPC file."""
+    columns = {
+        "clip_id": [r.clip_id for r in records],
+        "content": [r.content for r in records],
+        "view": [r.view for r in records],
+        "start": [r.start for r in records],
+        "rows": [r.rows for r in records],
+        "crc32c": [r.crc32c for r in records],
+        "digest": [r.digest for r in records],
+        "windows": [[{"start_s": str(s), "rows": n} for s, n in r.windows] for r in records],
+        "origin_s": [str(r.origin_s) for r in records],
+        "note": [r.note for r in records],
+    }
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, SCHEMA) as writer:
+        writer.write_table(pa.table(columns, schema=SCHEMA))
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def read_sidecar(path: Path, expected_entries: int) -> pa.Table:
+    """Map a shard's index.
+
+    Raises:
+        StoreError: it is no Arrow file, has other columns, or another number of entries.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        table.validate()
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{path} is damaged: {error}") from None
+    if table.schema != SCHEMA or table.num_rows != expected_entries:
+        raise StoreError(
+            f"{path} has {table.num_rows} entries in columns {table.schema.names}; the manifest "
+            f"says {expected_entries} in {SCHEMA.names}"
+        )
+    return table
+
+
+def root_of(fingerprint: str, entries: Sequence[tuple[str, int, bytes, bytes]]) -> str:
+    """blake3 root of a stream from (clip id, view, content hash, blake3 of the bytes) of entries.
+
+    Entries are sorted by (clip id, view), so the root does not depend on shards, order or workers.
+    """
+    hasher = blake3(fingerprint.encode())
+    for clip_id, view, content, digest in sorted(
+        (clip_id.encode(), view, content, digest) for clip_id, view, content, digest in entries
+    ):
+        hasher.update(len(clip_id).to_bytes(4, "little") + clip_id)
+        hasher.update(view.to_bytes(4, "little") + content + digest)
+    return hasher.hexdigest()
+
+
+def store_root_of(stream_roots: Sequence[str]) -> str:
+    """blake3 root of a store from the roots of its streams, in any order."""
+    return blake3("\n".join(sorted(stream_roots)).encode()).hexdigest()
