@@ -1,0 +1,180 @@
+"""The run configuration, as far as features go: where the corpus is and how streams are made.
+
+One TOML file serves both tools: `mmfeat run` reads `[data]` and `[preprocessing.*]` of it, and
+`mmtrain run` reads the same two sections and its own. Unknown keys are refused with the nearest
+valid name, so that a slip of the pen never becomes a default.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mmfuse.features.errors import ConfigError
+
+MAX_CONFIG_BYTES = 2**20
+
+
+class Strict(BaseModel):
+    """A section of a configuration: frozen, and no key that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Strict):
+    """Where the corpus and the feature store are."""
+
+    corpus: Path | None = None  # manifest (Parquet, JSONL, CSV) or folder
+    store: Path | None = None  # folder of the feature store
+    columns: dict[str, str] = Field(default_factory=dict)  # our column name -> the manifest's
+
+
+class AudioPreprocessing(Strict):
+    """How audio becomes a stream."""
+
+    encoder: Literal["logmel"] = "logmel"
+    rate_hz: int = Field(16000, ge=4000, le=192000)
+    n_fft: int = Field(1024, ge=64, le=65536)
+    hop: int = Field(320, ge=1)  # samples; 320 at 16 kHz is 20 ms
+    n_mels: int = Field(80, ge=1, le=512)
+    f_min_hz: float = Field(0.0, ge=0)
+    f_max_hz: float = Field(8000.0, gt=0)  # at most half the rate
+
+
+class MidiPreprocessing(Strict):
+    """How MIDI becomes notes, event tokens and a piano roll."""
+
+    time_step_ms: int = Field(10, ge=1, le=1000)  # grid of TIME_SHIFT
+    velocity_bins: int = Field(32, ge=1, le=127)
+    max_events: int = Field(4096, ge=16)  # tokens a clip; more are cut and counted
+    roll_fps: int = Field(50, ge=1, le=1000)
+
+
+class TextPreprocessing(Strict):
+    """How text becomes tokens: byte-level BPE trained on the corpus' train split."""
+
+    vocab_size: int = Field(2000, ge=300, le=65000)
+    max_tokens: int = Field(1024, ge=1)
+
+
+class Preprocessing(Strict):
+    """One section a modality; what has no section is not made."""
+
+    audio: AudioPreprocessing | None = None
+    midi: MidiPreprocessing | None = None
+    text: TextPreprocessing | None = None
+
+
+class FeatureConfig(Strict):
+    """What `mmfeat` needs to know."""
+
+    data: DataConfig = DataConfig()
+    preprocessing: Preprocessing = Preprocessing()
+
+
+TRAINER_SECTIONS = ("name", "model", "train", "eval")
+Config = TypeVar("Config", bound=Strict)
+
+
+def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A TOML document with `section.key=value` overrides applied; values are TOML, or else text.
+
+    Raises:
+        ConfigError: no such file, not TOML, or an override that is no assignment.
+    """
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path} is larger than 1 MiB; that is no run configuration")
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"can't read configuration {path}: {error.strerror}; `ls configs` shows those that "
+            "come with mmfuse"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    read_overrides(document, overrides)
+    return document
+
+
+def read_overrides(document: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Apply `section.key=value` texts to a document in place; the value is TOML, or else text.
+
+    Raises:
+        ConfigError: a text is no assignment.
+    """
+    for override in overrides:
+        _apply(document, override)
+
+
+def validate(model: type[Config], document: Mapping[str, Any], source: str) -> Config:
+    """Check a document against a section's model.
+
+    Raises:
+        ConfigError: one line that names file, key, value and the nearest valid name.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(model, error)}") from None
+
+
+def load_feature_config(path: Path, overrides: Sequence[str] = ()) -> FeatureConfig:
+    """What a run configuration says about features; the trainer's sections are left alone."""
+    document = read_toml(path, overrides)
+    own = {key: value for key, value in document.items() if key not in TRAINER_SECTIONS}
+    return validate(FeatureConfig, own, str(path))
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise ConfigError(f"--set {override!r} is no assignment; write --set train.lr=3e-4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for name in names[:-1]:
+        document = document.setdefault(name, {})
+        if not isinstance(document, dict):
+            raise ConfigError(f"--set {override!r}: {name!r} is a value, not a section")
+    document[names[-1]] = value
+
+
+def _explain(model: type[BaseModel], error: ValidationError) -> str:
+    """The first problem in words; the others by number."""
+    first, *others = error.errors()
+    location = [part for part in first["loc"] if isinstance(part, str)]
+    key = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        names = _fields_at(model, location[:-1])
+        near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(names)}"
+        text = f"{key} = {first['input']!r}: no such key; {hint}"
+    elif first["type"] == "missing":
+        text = f"{key} is missing; add it"
+    else:
+        text = f"{key} = {first['input']!r}: {first['msg']}"
+    return text + (f" (and {len(others)} more)" if others else "")
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    """Names of the fields of a nested model; unions are searched for the models they hold."""
+    models = [model]
+    for name in location:
+        found: list[type[BaseModel]] = []
+        for candidate in models:
+            if name in candidate.model_fields:
+                found += _models_in(candidate.model_fields[name].annotation)
+        models = found or models
+    return sorted({name for candidate in models for name in candidate.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for part in getattr(annotation, "__args__", ()) for m in _models_in(part)]

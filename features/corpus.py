@@ -1,0 +1,227 @@
+"""A corpus: a manifest of clips, read lazily, and the folder below which its files lie.
+
+Manifests are Parquet (one file or a folder of shards, bytes inside or paths), JSONL, CSV, or just
+a folder of files with matching stems. Parquet is read by row group and only in the columns asked
+for, so that ten million rows never stand in memory. Rows count from 1 in messages.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmfuse.features.clip import Clip, Origins, Source
+from mmfuse.features.errors import ConfigError
+from mmfuse.features.rows import Row, Rows, open_rows
+
+COLUMNS = ("id", "text", "label", "label_id", "split", "group", "audio_path", "audio", "midi_path",
+           "midi", "smpte_rate", "audio_smpte_start", "midi_smpte_start", "audio_start_s",
+           "midi_start_s")  # fmt: skip
+SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
+          "val": "validation", "dev": "validation", "test": "test"}  # fmt: skip
+_MODALITIES = ("text", "audio", "audio_path", "midi", "midi_path")
+
+
+def open_corpus(path: Path, columns: Mapping[str, str] | None = None) -> "Corpus":
+    """Open a manifest (Parquet, JSONL, CSV) or a folder.
+
+    Args:
+        path: the manifest; a folder with `manifest.{parquet,jsonl,csv}` in it; a folder of Parquet
+            shards; or a folder of audio, MIDI and text files whose stems match.
+        columns: our column name -> the manifest's, where they differ.
+
+    Raises:
+        ConfigError: nothing there that can be read, or columns are missing.
+    """
+    root, rows = open_rows(path)
+    return Corpus(path, root, rows, dict(columns or {}))
+
+
+class Corpus:
+    """The clips of a manifest, in its order."""
+
+    def __init__(self, path: Path, root: Path, rows: Rows, columns: dict[str, str]) -> None:
+        self.path, self.root, self._rows = path, root, rows
+        unknown = sorted(set(columns) - set(COLUMNS))
+        if unknown:
+            raise ConfigError(
+                f"column mapping names {unknown[0]!r}, which mmfuse does not know; it knows: "
+                f"{', '.join(COLUMNS)}"
+            )
+        self._theirs = {ours: columns.get(ours, ours) for ours in COLUMNS}
+        present = rows.columns
+        absent = [theirs for ours, theirs in columns.items() if theirs not in present]
+        if absent:
+            raise self._column_error(absent[0])
+        self._theirs = {o: t for o, t in self._theirs.items() if t in present}
+        if "id" not in self._theirs:
+            raise self._column_error("id")
+        if not any(name in self._theirs for name in _MODALITIES):
+            raise self._column_error("text, audio_path, audio, midi_path or midi")
+
+    def __len__(self) -> int:
+        return self._rows.count()
+
+    def clips(self) -> Iterator[Clip]:
+        """All clips, lazily.
+
+        Raises:
+            ConfigError: a row is wrong in itself (see `check`).
+        """
+        for number, row in enumerate(self._select(COLUMNS), start=1):
+            yield self._clip(number, row)
+
+    def texts(self, split: str) -> list[str]:
+        """Texts of a split; of all clips where the manifest has no splits."""
+        rows = self._select(("text", "split"))
+        return [
+            str(row["text"])
+            for row in rows
+            if row.get("text") and SPLITS.get(str(row.get("split") or split)) == split
+        ]
+
+    def labels(self) -> pa.Table:
+        """Columns id, label, split, group of every clip, strings; null where missing."""
+        table: dict[str, list[str | None]] = {"id": [], "label": [], "split": [], "group": []}
+        for number, row in enumerate(
+            self._select(("id", "label", "label_id", "split", "group")), start=1
+        ):
+            clip = self._clip(number, row, require_modality=False)
+            for name, values in table.items():
+                values.append(getattr(clip, name))
+        return pa.table(table, schema=pa.schema([(name, pa.string()) for name in table]))
+
+    def check(self) -> int:
+        """Read ids, splits and paths of the whole manifest; the number of clips.
+
+        Raises:
+            ConfigError: an id is empty or there twice, a split is unknown, a path holds NUL or
+                leads out of the corpus' folder, or not one of the first hundred files exists. The
+                message names row, column and mend.
+        """
+        ids: list[pa.Array] = []
+        batch: list[str] = []
+        files = found = 0
+        names = ("id", "text", "split", "audio_path", "midi_path", "label", "label_id")
+        for number, row in enumerate(self._select(names), start=1):
+            clip = self._clip(number, row, require_modality=False)
+            batch.append(clip.id)
+            for source in (clip.audio, clip.midi):
+                if source is not None and files < 100:
+                    files += 1
+                    found += (self.root / str(source.path)).is_file()
+            if len(batch) == 65536:
+                ids.append(pa.array(batch))
+                batch = []
+        every = pa.chunked_array([*ids, pa.array(batch, pa.string())])
+        if pc.count_distinct(every).as_py() != len(every):
+            self._raise_duplicate(every)
+        if files and not found:
+            column = "audio_path" if "audio_path" in self._theirs else "midi_path"
+            raise ConfigError(
+                f"{self.path}, row 1, column {column}: not one of the first {files} files is "
+                f"there; paths are looked up below {self.root}: move the manifest beside its files"
+            )
+        return len(every)
+
+    def _select(self, names: Sequence[str]) -> Iterator[Row]:
+        theirs = {ours: self._theirs[ours] for ours in names if ours in self._theirs}
+        for row in self._rows.read(list(theirs.values())):
+            yield {ours: row.get(name) for ours, name in theirs.items()}
+
+    def _clip(self, number: int, row: Row, *, require_modality: bool = True) -> Clip:
+        where = f"{self.path}, row {number}"
+        clip_id = row.get("id")
+        if clip_id is None or str(clip_id) == "" or "\0" in str(clip_id):
+            raise ConfigError(f"{where}, column {self._theirs['id']}: no id; give it a unique one")
+        split = row.get("split")
+        if split is not None and str(split) != "" and str(split).lower() not in SPLITS:
+            raise ConfigError(
+                f"{where}, column {self._theirs['split']}: unknown split {split!r}; write train, "
+                "validation or test"
+            )
+        audio = self._source(number, row, "audio")
+        midi = self._source(number, row, "midi")
+        text = row.get("text")
+        text = str(text) if text is not None and str(text).strip() else None
+        if require_modality and text is None and audio is None and midi is None:
+            raise ConfigError(
+                f"{where} (id {clip_id!r}) has no text, no audio and no MIDI; fill one or drop it"
+            )
+        return Clip(
+            id=str(clip_id),
+            text=text,
+            audio=audio,
+            midi=midi,
+            label=self._label(row),
+            split=SPLITS[str(split).lower()] if split else None,
+            group=_string(row.get("group")),
+            origins=Origins(
+                _string(row.get("smpte_rate")),
+                _string(row.get("audio_smpte_start")),
+                _string(row.get("midi_smpte_start")),
+                _string(row.get("audio_start_s")),
+                _string(row.get("midi_start_s")),
+            ),
+        )
+
+    def _label(self, row: Row) -> str | None:
+        value = row.get("label")
+        value = row.get("label_id") if value is None else value
+        names = self._rows.class_names(self._theirs.get("label", ""))
+        if names and isinstance(value, int) and 0 <= value < len(names):
+            return names[value]
+        return _string(value)
+
+    def _source(self, number: int, row: Row, modality: str) -> Source | None:
+        """Bytes inside (a struct {bytes, path}, or plain), else a path below the root."""
+        inside = row.get(modality)
+        path, data = row.get(f"{modality}_path"), None
+        column = self._theirs.get(f"{modality}_path", modality)
+        if isinstance(inside, bytes):
+            data = inside
+        elif isinstance(inside, Mapping):
+            data, path = inside.get("bytes"), path or inside.get("path")
+        elif inside:
+            path = path or inside
+        where = f"{self.path}, row {number}, column {column}"
+        if data:
+            return Source(where, self.root, None, data)
+        if not path:
+            return None
+        path = str(path)
+        if "\0" in path:
+            raise ConfigError(f"{where}: the path {path!r} holds a NUL byte; remove it")
+        normal = os.path.normpath(self.root / path)
+        if not Path(normal).is_relative_to(os.path.normpath(self.root)):
+            raise ConfigError(
+                f"{where}: {path!r} leads out of the corpus folder {self.root}; put the file "
+                "below it and give the path from there"
+            )
+        return Source(where, self.root, path)
+
+    def _column_error(self, name: str) -> ConfigError:
+        return ConfigError(
+            f"{self.path} has no column {name}; it has: {', '.join(sorted(self._rows.columns))}. "
+            "Name the right one with --column OURS=THEIRS"
+        )
+
+    def _raise_duplicate(self, ids: pa.ChunkedArray) -> None:
+        seen: dict[str, int] = {}
+        for number, clip_id in enumerate(ids.to_pylist(), start=1):
+            if clip_id in seen:
+                raise ConfigError(
+                    f"{self.path}, row {number}, column {self._theirs['id']}: id {clip_id!r} is "
+                    f"there already in row {seen[clip_id]}; ids must be unique"
+                )
+            seen[clip_id] = number
+
+
+def _string(value: Any) -> str | None:
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return repr(value) if isinstance(value, float) else str(value)

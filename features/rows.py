@@ -1,0 +1,170 @@
+"""Rows of a manifest, whatever its format: Parquet, JSONL, CSV, or a folder of files."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmfuse.features.errors import ConfigError
+
+AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".w64", ".rf64"}
+MIDI_SUFFIXES = {".mid", ".midi", ".smf", ".rmi"}
+BATCH_ROWS = 256
+Row = dict[str, Any]
+
+
+def open_rows(path: Path) -> tuple[Path, "Rows"]:
+    """The folder below which a corpus' files lie, and the rows of its manifest.
+
+    Raises:
+        ConfigError: nothing there that can be read.
+    """
+    files = _manifest_files(path)
+    if not files:
+        return path, _FolderRows(path)
+    suffix = files[0].suffix.lower()
+    reader = {".parquet": _ParquetRows, ".jsonl": _JsonRows, ".csv": _CsvRows}.get(suffix)
+    if reader is None:
+        raise ConfigError(
+            f"{files[0]} is no manifest; expected .parquet, .jsonl, .csv, or a folder"
+        )
+    return files[0].parent, reader(files)
+
+
+class Rows:
+    """Rows of a manifest as dicts; one subclass a format."""
+
+    columns: set[str]
+
+    def read(self, columns: list[str]) -> Iterator[Row]:
+        """All rows; formats that can, read no other columns than these."""
+        raise NotImplementedError
+
+    def count(self) -> int:
+        """Number of rows."""
+        return sum(1 for _ in self.read([]))
+
+    def class_names(self, column: str) -> list[str] | None:
+        """Names behind the class numbers of a column, where the format keeps them."""
+        return None
+
+
+class _ParquetRows(Rows):
+    def __init__(self, files: list[Path]) -> None:
+        self._files = files
+        try:
+            schemas = [pq.read_schema(file) for file in files]
+            self._count = sum(pq.read_metadata(file).num_rows for file in files)
+        except (pa.ArrowException, OSError) as error:
+            raise ConfigError(f"{files[0]} is no Parquet file: {error}") from None
+        self.columns = set(schemas[0].names)
+        self._metadata = schemas[0].metadata or {}
+
+    def read(self, columns: list[str]) -> Iterator[Row]:
+        for file in self._files:
+            with pq.ParquetFile(file) as parquet:
+                for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+                    yield from batch.to_pylist()
+
+    def count(self) -> int:
+        return int(self._count)
+
+    def class_names(self, column: str) -> list[str] | None:
+        """Names of a `ClassLabel`, as Hugging Face datasets writes them into the schema."""
+        try:
+            features = json.loads(self._metadata[b"huggingface"])["info"]["features"]
+            return [str(name) for name in features[column]["names"]]
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+class _JsonRows(Rows):
+    def __init__(self, files: list[Path]) -> None:
+        self._file = files[0]
+        self.columns = set()
+        for row in self.read([]):
+            self.columns |= set(row)
+
+    def read(self, columns: list[str]) -> Iterator[Row]:
+        with self._file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise ConfigError(f"{self._file}, line {number}: not JSON: {error}") from None
+                if not isinstance(row, dict):
+                    raise ConfigError(f"{self._file}, line {number}: expected a JSON object")
+                yield row
+
+
+class _CsvRows(Rows):
+    def __init__(self, files: list[Path]) -> None:
+        self._file = files[0]
+        with self._file.open(newline="", encoding="utf-8-sig") as lines:
+            self.columns = set(next(csv.reader(lines), []))
+
+    def read(self, columns: list[str]) -> Iterator[Row]:
+        with self._file.open(newline="", encoding="utf-8-sig") as lines:
+            for row in csv.DictReader(lines):
+                yield {key: value or None for key, value in row.items() if key is not None}
+
+
+class _FolderRows(Rows):
+    """Files with matching stems: `a/x.wav`, `a/x.mid` and `a/x.txt` are the clip `a/x`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        clips: dict[str, Row] = {}
+        for file in sorted(folder.rglob("*")):
+            suffix = file.suffix.lower()
+            kind = (
+                "audio_path" if suffix in AUDIO_SUFFIXES
+                else "midi_path" if suffix in MIDI_SUFFIXES
+                else "text_path" if suffix == ".txt" else None
+            )  # fmt: skip
+            if kind is None or not file.is_file():
+                continue
+            relative = file.relative_to(folder)
+            stem = relative.with_suffix("").as_posix()
+            row = clips.setdefault(stem, {"id": stem})
+            if kind in row:
+                raise ConfigError(
+                    f"{folder}: {relative} and {row[kind]} would be one clip {stem!r}; rename one, "
+                    "or write a manifest"
+                )
+            row[kind] = relative.as_posix()
+        self._clips = [row for row in clips.values() if set(row) & {"audio_path", "midi_path"}]
+        if not self._clips:
+            raise ConfigError(
+                f"{folder} holds no manifest and no audio or MIDI files; name a manifest "
+                "(.parquet, .jsonl, .csv) or a folder of clips"
+            )
+        self.columns = {"id", "text", "audio_path", "midi_path"}
+
+    def read(self, columns: list[str]) -> Iterator[Row]:
+        for row in self._clips:
+            text = None
+            if "text" in columns and "text_path" in row:
+                file = self._folder / row["text_path"]
+                text = file.read_text(encoding="utf-8", errors="replace")
+            yield {**row, "text": text}
+
+
+def _manifest_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ConfigError(
+            f"no corpus at {path}; name a manifest (.parquet, .jsonl, .csv) or a folder with "
+            "--corpus, or make a small one with: mmfeat sample DIR"
+        )
+    for name in ("manifest.parquet", "manifest.jsonl", "manifest.csv"):
+        if (path / name).is_file():
+            return [path / name]
+    return sorted(path.glob("*.parquet"))
