@@ -1,0 +1,63 @@
+"""What both commands say to a person: errors as one line, text that can't play with the terminal.
+
+Nothing heavy is imported here; every `--help` goes through this module.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmfuse.features.errors import MMFuseError
+
+INTERNAL, INTERRUPTED, TERMINATED = 1, 130, 143
+
+
+@contextmanager
+def user_errors(program: str, verbose: bool = False) -> Iterator[None]:
+    """Turn an error into one line on stderr and an exit code; with `verbose`, a traceback too.
+
+    A person's mistake ends with the error's own code, Ctrl-C with 130, SIGTERM with 143, and
+    whatever we did not foresee with 1.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+        sys.stdout.flush()
+    except MMFuseError as error:
+        _stop(program, str(error), error.exit_code, verbose)
+    except KeyboardInterrupt:
+        _stop(program, "interrupted; the same command goes on from here", INTERRUPTED, False)
+    except _Terminated:
+        _stop(program, "terminated; the same command goes on from here", TERMINATED, False)
+    except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        named = f": {error.filename}" if error.filename is not None else ""
+        _stop(program, f"{error.strerror or error}{named}", INTERNAL, verbose)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error} (a fault of {program}; -v shows where)"
+        _stop(program, text, INTERNAL, verbose)
+
+
+def printable(text: str) -> str:
+    """Text with everything escaped that is not printable: no id or path moves the cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated
+
+
+def _stop(program: str, text: str, code: int, verbose: bool) -> None:
+    if verbose:
+        import traceback
+
+        traceback.print_exc()
+    print(printable(f"{program}: {text}"), file=sys.stderr)
+    raise SystemExit(code) from None

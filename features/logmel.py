@@ -1,0 +1,172 @@
+"""Log-mel spectrogram: what a frozen audio encoder without weights would see.
+
+Conventions: frame i covers samples [i * hop, i * hop + n_fft) and its time is their middle;
+nothing is padded, so a clip of N samples has 1 + (N - n_fft) // hop frames. Values are decibels,
+10 log10(max(power, 1e-10)), with no reference level and no floor under the loudest frame: a value
+depends on its own samples only. The sums are done in double precision, so that neither the number
+of threads nor the block size shows in what is stored.
+
+Source: torchaudio's Spectrogram, and mel bands after M. Slaney's Auditory Toolbox. The result is
+librosa's within 1e-4 dB; torchaudio's own bands, in single precision, would be 4e-3 dB away.
+"""
+
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfuse.features.audio import DECODER, MIXDOWN, RESAMPLER, Audio, Samples, resample
+from mmfuse.features.errors import ConfigError, DecodeError
+from mmfuse.features.spec import Entry, StreamSpec, Timing
+
+if TYPE_CHECKING:
+    pass
+
+_FLOOR = 1e-10  # power
+_BLOCK_FRAMES = 2048  # frames transformed at once: 16 MiB of doubles at n_fft 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LogMelParams:
+    """What changes the numbers. The defaults leave no mel band without a bin of its own."""
+
+    rate_hz: int = 16_000
+    n_fft: int = 1024  # samples in a frame: 64 ms
+    hop: int = 320  # samples between frames: 20 ms, as wav2vec2's
+    n_mels: int = 80
+    f_min_hz: float = 0.0
+    f_max_hz: float = 8_000.0
+    dtype: str = "float16"  # steps of 1/16 dB at -100 dB
+
+    def __post_init__(self) -> None:
+        if min(self.rate_hz, self.n_fft, self.hop, self.n_mels) < 1:
+            raise ConfigError("logmel: rate_hz, n_fft, hop and n_mels are at least 1")
+        if not 0 <= self.f_min_hz < self.f_max_hz <= self.rate_hz / 2:
+            raise ConfigError(
+                f"logmel: f_min_hz {self.f_min_hz} and f_max_hz {self.f_max_hz} must rise from 0 "
+                f"to at most half of rate_hz ({self.rate_hz / 2})"
+            )
+        if self.dtype not in ("float16", "float32"):
+            raise ConfigError(f"logmel: dtype {self.dtype!r}; choose float16 or float32")
+
+
+def logmel_spec(params: LogMelParams = LogMelParams()) -> StreamSpec:
+    """The stream that `LogMel(params)` makes; loads nothing heavy."""
+    return StreamSpec(
+        name="logmel",
+        modality="audio",
+        item=(params.n_mels,),
+        dtype=params.dtype,
+        params={
+            **{name: value for name, value in asdict(params).items() if name != "dtype"},
+            "decoder": DECODER,
+            "resampler": RESAMPLER,
+            "mono": MIXDOWN,
+            "window": "hann",
+            "center": False,
+            "mel_scale": "slaney",
+            "norm": "slaney",
+            "power": 2,
+            "amin": _FLOOR,
+            "unit": "dB",
+        },
+        timing=Timing(
+            "frames",
+            first_s=Fraction(params.n_fft, 2 * params.rate_hz),
+            hop_s=Fraction(params.hop, params.rate_hz),
+        ),
+    )
+
+
+class LogMel:
+    """Turns one clip's audio into its `logmel` entry.
+
+    Raises:
+        ConfigError: a mel band so narrow that no bin falls into it.
+    """
+
+    def __init__(self, params: LogMelParams = LogMelParams()) -> None:
+        import torch
+        from torchaudio.transforms import Spectrogram
+
+        self.params = params
+        self.spec = logmel_spec(params)
+        bands_FM = _slaney_bands(params)
+        empty = int((bands_FM.max(axis=0) == 0).sum())
+        if empty:
+            raise ConfigError(
+                f"logmel: {empty} of {params.n_mels} mel bands hold no bin of the transform; "
+                "raise n_fft or lower n_mels"
+            )
+        self._bands_FM = torch.from_numpy(bands_FM)
+        self._power = Spectrogram(
+            n_fft=params.n_fft,
+            hop_length=params.hop,
+            power=2.0,
+            center=False,
+            wkwargs={"dtype": torch.float64},
+        )
+
+    def __call__(self, audio: Audio) -> Entry:
+        """Frames of the whole clip, in one window: values (T, n_mels) in the spec's dtype.
+
+        Raises:
+            DecodeError: `too_short` for one frame, or `non_finite` in the stored dtype.
+        """
+        params = self.params
+        samples_N = resample(audio.samples_N, audio.rate_hz, params.rate_hz)
+        values = self.decibels(samples_N).astype(self.spec.dtype)
+        if not np.isfinite(values).all():
+            raise DecodeError("non_finite", f"log-mel values that {params.dtype} can't hold")
+        return Entry(np.ascontiguousarray(values), windows=((Fraction(0), len(values)),))
+
+    def decibels(self, samples_N: Samples) -> NDArray[np.float32]:
+        """(N,) samples at `params.rate_hz` -> (T, n_mels) float32 dB, before the cast.
+
+        Raises:
+            DecodeError: `too_short`.
+        """
+        import torch
+
+        n_fft, hop = self.params.n_fft, self.params.hop
+        if len(samples_N) < n_fft:
+            raise DecodeError(
+                "too_short",
+                f"{len(samples_N)} samples at {self.params.rate_hz} Hz; one frame takes {n_fft}",
+            )
+        frames = 1 + (len(samples_N) - n_fft) // hop
+        db_TM = np.empty((frames, self.params.n_mels), np.float32)
+        for first in range(0, frames, _BLOCK_FRAMES):
+            last = min(first + _BLOCK_FRAMES, frames)
+            part_N = samples_N[first * hop : (last - 1) * hop + n_fft].astype(np.float64)
+            with torch.inference_mode():
+                power_FT: torch.Tensor = self._power(torch.from_numpy(part_N))
+                mel_TM = (power_FT.T @ self._bands_FM).numpy()
+            db_TM[first:last] = 10 * np.log10(np.maximum(mel_TM, _FLOOR))
+        return db_TM
+
+
+def _slaney_bands(params: LogMelParams) -> NDArray[np.float64]:
+    """(F bins, M bands): triangles on the slaney mel scale, each of unit area."""
+    lowest, highest = _hz_to_mel(np.array([params.f_min_hz, params.f_max_hz]))
+    edges_hz = _mel_to_hz(np.linspace(lowest, highest, params.n_mels + 2))
+    bins_hz = np.fft.rfftfreq(params.n_fft, 1 / params.rate_hz)
+    below_hz = bins_hz[:, None] - edges_hz[None, :]
+    widths_hz = np.diff(edges_hz)
+    rising = below_hz[:, :-2] / widths_hz[:-1]
+    falling = -below_hz[:, 2:] / widths_hz[1:]
+    area = 2 / (edges_hz[2:] - edges_hz[:-2])
+    return np.maximum(0, np.minimum(rising, falling)) * area
+
+
+def _hz_to_mel(hz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Linear below 1 kHz (three mels in 200 Hz), 27 mels to a factor of 6.4 above."""
+    above = 15 + np.log(np.maximum(hz, 1000) / 1000) * 27 / np.log(6.4)
+    return np.where(hz < 1000, hz * 3 / 200, above)
+
+
+def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    above = 1000 * np.exp((mel - 15) * np.log(6.4) / 27)
+    return np.where(mel < 15, mel * 200 / 3, above)
