@@ -1,0 +1,271 @@
+"""The `mmfeat` command: from a corpus of text, audio and MIDI to a feature store.
+
+Nothing heavy is imported before a command runs: `mmfeat --help` answers at once.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mmfuse.features.config import FeatureConfig
+    from mmfuse.features.corpus import Corpus
+
+app = typer.Typer(
+    name="mmfeat",
+    help="Features of text, audio and MIDI, on one exact clock, computed once.",
+    epilog="First steps: mmfeat sample demo/corpus, then mmfeat run configs/late.toml",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+CorpusOption = Annotated[
+    Path | None, typer.Option("--corpus", help="Manifest (.parquet, .jsonl, .csv) or folder.")
+]
+StoreOption = Annotated[Path | None, typer.Option("--store", help="Folder of the feature store.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Run configuration (TOML).")]
+ColumnOption = Annotated[
+    list[str] | None, typer.Option("--column", help="OURS=THEIRS: another name of a column.")
+]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N clips.")]
+RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Try failed clips again.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Traceback of inner errors.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override, e.g. preprocessing.midi.roll_fps=25")
+]
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="Run configuration (TOML).")],
+    corpus: CorpusOption = None,
+    store: StoreOption = None,
+    overrides: SetOption = None,
+    column: ColumnOption = None,
+    limit: LimitOption = None,
+    retry_failed: RetryOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Make every stream that CONFIG asks for.
+
+    Example: mmfeat run configs/late.toml --corpus demo/corpus --store demo/store.zarr
+    """
+    with _errors(verbose):
+        from mmfuse.features.config import load_feature_config
+
+        settings = load_feature_config(config, overrides or ())
+        _make(settings, corpus, store, column, limit, retry_failed, as_json, quiet)
+
+
+@app.command()
+def tokenize(
+    corpus: CorpusOption = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    column: ColumnOption = None,
+    limit: LimitOption = None,
+    retry_failed: RetryOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Notes, event tokens and piano rolls of MIDI; subword tokens of text.
+
+    Example: mmfeat tokenize --corpus demo/corpus --store demo/store.zarr
+    """
+    with _errors(verbose):
+        settings = _settings(config, overrides, {"midi": {}, "text": {}})
+        _make(settings, corpus, store, column, limit, retry_failed, as_json, quiet)
+
+
+@app.command()
+def extract(
+    encoder: Annotated[str, typer.Option("--encoder", help="One of: logmel.")] = "logmel",
+    corpus: CorpusOption = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    column: ColumnOption = None,
+    limit: LimitOption = None,
+    retry_failed: RetryOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Frames of a frozen audio encoder.
+
+    Example: mmfeat extract --encoder logmel --corpus demo/corpus --store demo/store.zarr
+    """
+    with _errors(verbose):
+        from mmfuse.features.errors import ConfigError
+        from mmfuse.pipeline.makers import ENCODERS
+
+        if encoder not in ENCODERS:
+            raise ConfigError(f"no encoder named {encoder!r}; choose from: {', '.join(ENCODERS)}")
+        settings = _settings(config, overrides, {"audio": {"encoder": encoder}})
+        _make(settings, corpus, store, column, limit, retry_failed, as_json, quiet)
+
+
+@app.command()
+def scan(
+    corpus: CorpusOption = None,
+    column: ColumnOption = None,
+    limit: LimitOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Read every clip of a corpus, decode it, and tell what is there and what is wrong.
+
+    Example: mmfeat scan --corpus demo/corpus
+    """
+    with _errors(verbose):
+        from mmfuse.pipeline.progress import Progress
+        from mmfuse.pipeline.scan import scan_corpus
+
+        with Progress(quiet=quiet or as_json) as progress:
+            found = scan_corpus(_corpus(corpus, None, column), progress, limit=limit)
+        _print(found.to_json(), found.lines(), as_json=as_json)
+        _exit(found.exit_code)
+
+
+@app.command()
+def inspect(
+    store: Annotated[Path, typer.Argument(help="Folder of the feature store.")],
+    clip: Annotated[str | None, typer.Option("--clip", help="Entries of one clip.")] = None,
+    failures: Annotated[bool, typer.Option("--failures", help="The failures table.")] = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Tell what a store holds.
+
+    Example: mmfeat inspect demo/store.zarr --clip s0001
+    """
+    with _errors(verbose):
+        from mmfuse.features.store import open_store
+        from mmfuse.pipeline import inspect as view
+
+        opened = open_store(store)
+        if failures:
+            document, lines = view.failures(opened)
+        elif clip is not None:
+            document, lines = view.clip(opened, clip)
+        else:
+            document, lines = view.overview(opened)
+        _print(document, lines, as_json=as_json)
+
+
+@app.command()
+def sample(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    clips: Annotated[int, typer.Option("--clips", help="Number of clips.")] = 240,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed, another corpus.")] = 0,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write a small synthesized corpus whose best reachable scores are known.
+
+    Example: mmfeat sample demo/corpus
+    """
+    with _errors(verbose):
+        from mmfuse.pipeline.sample import write_sample
+
+        report = write_sample(out, clips, seed)
+        _print(report.to_json(), report.lines(), as_json=as_json)
+
+
+def _settings(
+    config: Path | None, overrides: list[str] | None, sections: dict[str, Any]
+) -> "FeatureConfig":
+    """Settings of a single stage: the configuration's section where it has one, else defaults."""
+    from mmfuse.features.config import FeatureConfig, load_feature_config, read_overrides, validate
+
+    if config is None:
+        document = {"preprocessing": sections}
+        read_overrides(document, overrides or ())
+        return validate(FeatureConfig, document, "command line")
+    settings = load_feature_config(config, overrides or ())
+    given = settings.preprocessing.model_dump(exclude_none=True)
+    chosen = {name: {**given.get(name, {}), **own} for name, own in sections.items()}
+    document = {"data": settings.data.model_dump(), "preprocessing": chosen}
+    return validate(FeatureConfig, document, str(config))
+
+
+def _make(
+    settings: "FeatureConfig",
+    corpus: Path | None,
+    store: Path | None,
+    column: list[str] | None,
+    limit: int | None,
+    retry_failed: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from mmfuse.features.errors import ConfigError
+    from mmfuse.pipeline.progress import Progress
+    from mmfuse.pipeline.run import make_features
+
+    target = store or settings.data.store
+    if target is None:
+        raise ConfigError("no store; name one with --store DIR, or set data.store in the file")
+    opened = _corpus(corpus, settings, column)
+    with Progress(quiet=quiet or as_json) as progress:
+        report = make_features(
+            opened, target, settings, progress, limit=limit, retry_failed=retry_failed
+        )
+    if not quiet or as_json:
+        _print(report.to_json(), report.lines(), as_json=as_json)
+    _exit(report.exit_code)
+
+
+def _corpus(
+    path: Path | None, settings: "FeatureConfig | None", column: list[str] | None
+) -> "Corpus":
+    from mmfuse.features.corpus import open_corpus
+    from mmfuse.features.errors import ConfigError
+
+    columns = dict(settings.data.columns) if settings else {}
+    for pair in column or ():
+        ours, equals, theirs = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--column {pair!r} is no mapping; write --column id=utterance_id")
+        columns[ours] = theirs
+    target = path or (settings.data.corpus if settings else None)
+    if target is None:
+        raise ConfigError("no corpus; name one with --corpus PATH, or set data.corpus in the file")
+    return open_corpus(target, columns)
+
+
+def _errors(verbose: bool) -> Any:
+    from mmfuse.features.console import user_errors
+
+    return user_errors("mmfeat", verbose)
+
+
+def _print(document: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
+    import json
+
+    from mmfuse.features.console import printable
+
+    if as_json:
+        typer.echo(json.dumps(document, allow_nan=False))
+    else:
+        for line in lines:
+            typer.echo(printable(line))
+
+
+def _exit(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+def main() -> None:
+    """Run the command."""
+    app()

@@ -1,0 +1,193 @@
+"""From one clip's bytes to its entries: one maker a modality, each a short chain of stages.
+
+    audio:  read -> decode -> resample -> log-mel
+    MIDI:   read -> parse -> align -> notes -> tokens, piano roll
+    text:   tokenize
+
+A maker says which streams it makes before anything heavy is imported, so that a run that has
+nothing to do ends as soon as it has compared hashes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+from blake3 import blake3
+
+from mmfuse.features import midi_tokens, notes, piano_roll
+from mmfuse.features.clip import Clip, midi_offset_s
+from mmfuse.features.config import AudioPreprocessing, MidiPreprocessing, TextPreprocessing
+from mmfuse.features.logmel import LogMelParams, logmel_spec
+from mmfuse.features.spec import Entry, StreamSpec
+from mmfuse.features.text import TextParams, text_tokens_spec
+
+if TYPE_CHECKING:
+    from mmfuse.features.audio import Audio
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a maker needs of a clip: its bytes, and the hash of all that its entries depend on."""
+
+    data: bytes
+    content: bytes
+
+
+class Maker(Protocol):
+    """Makes all streams of one modality."""
+
+    modality: str
+    specs: tuple[StreamSpec, ...]
+
+    def load(self, clip: Clip) -> Loaded | None:
+        """The modality's bytes, None where the clip has none."""
+
+    def make(self, clip: Clip, loaded: Loaded) -> dict[str, Entry]:
+        """Entries by stream name. Raises ClipError where the bytes are no good."""
+
+
+class AudioEncoder(Protocol):
+    """A frozen encoder of audio: its spec, and samples to frames."""
+
+    spec: StreamSpec
+
+    def __call__(self, audio: "Audio") -> Entry:
+        """Frames of one clip."""
+
+
+def _logmel_params(config: AudioPreprocessing) -> LogMelParams:
+    return LogMelParams(
+        rate_hz=config.rate_hz,
+        n_fft=config.n_fft,
+        hop=config.hop,
+        n_mels=config.n_mels,
+        f_min_hz=config.f_min_hz,
+        f_max_hz=config.f_max_hz,
+    )
+
+
+def _load_logmel(config: AudioPreprocessing) -> AudioEncoder:
+    import torch
+
+    from mmfuse.features.logmel import LogMel
+
+    torch.set_num_threads(1)  # the plan of the spec: sums are split the same way everywhere
+    return LogMel(_logmel_params(config))
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderChoice:
+    """An encoder's name on the command line: its spec at once, the encoder itself when needed."""
+
+    spec: Callable[[AudioPreprocessing], StreamSpec]
+    load: Callable[[AudioPreprocessing], AudioEncoder]
+
+
+ENCODERS: dict[str, EncoderChoice] = {
+    "logmel": EncoderChoice(lambda config: logmel_spec(_logmel_params(config)), _load_logmel),
+}
+
+
+class AudioMaker:
+    """Frames of an audio encoder."""
+
+    modality = "audio"
+
+    def __init__(self, config: AudioPreprocessing) -> None:
+        self._config, self._choice = config, ENCODERS[config.encoder]
+        self.specs = (self._choice.spec(config),)
+
+    @cached_property
+    def _encoder(self) -> AudioEncoder:
+        return self._choice.load(self._config)
+
+    def load(self, clip: Clip) -> Loaded | None:
+        """The file as it is; its hash is the entry's content."""
+        if clip.audio is None:
+            return None
+        data = clip.audio.read()
+        return Loaded(data, blake3(data).digest())
+
+    def make(self, clip: Clip, loaded: Loaded) -> dict[str, Entry]:
+        """Decode and encode."""
+        from mmfuse.features.audio import read_audio
+
+        return {self._encoder.spec.name: self._encoder(read_audio(loaded.data))}
+
+
+class MidiMaker:
+    """Notes on the clip's clock, and what is derived from them."""
+
+    modality = "midi"
+
+    def __init__(self, config: MidiPreprocessing) -> None:
+        self._tokens = midi_tokens.TokenParams(
+            step_ms=config.time_step_ms,
+            velocity_bins=config.velocity_bins,
+            max_events=config.max_events,
+        )
+        self._roll = piano_roll.RollParams(fps=config.roll_fps)
+        self.specs = (
+            notes.notes_spec(),
+            midi_tokens.midi_tokens_spec(self._tokens),
+            piano_roll.piano_roll_spec(self._roll),
+        )
+
+    def load(self, clip: Clip) -> Loaded | None:
+        """The file; where it lies on the clip's clock is part of the content."""
+        if clip.midi is None:
+            return None
+        data = clip.midi.read()
+        offset_s, note = midi_offset_s(clip)
+        return Loaded(data, blake3(data + f"|{offset_s}|{note}".encode()).digest())
+
+    def make(self, clip: Clip, loaded: Loaded) -> dict[str, Entry]:
+        """Parse, align, derive."""
+        from mmfuse.features.midi_file import read_midi
+
+        offset_s, note = midi_offset_s(clip)
+        entry = notes.notes_entry(read_midi(loaded.data), offset_s)
+        entry = Entry(entry.values, entry.origin_s, entry.windows, _join(entry.note, note))
+        return {
+            "notes": entry,
+            "midi_tokens": midi_tokens.tokens_entry(entry.values, self._tokens),
+            "piano_roll": piano_roll.roll_entry(entry.values, self._roll),
+        }
+
+
+class TextMaker:
+    """Subword tokens by a tokenizer that belongs to the store."""
+
+    modality = "text"
+
+    def __init__(self, config: TextPreprocessing, tokenizer_json: str) -> None:
+        self._params, self._json = text_params(config), tokenizer_json
+        self.specs = (text_tokens_spec(self._params, tokenizer_json),)
+
+    @cached_property
+    def _tokenize(self) -> Callable[[str], Entry]:
+        from mmfuse.features.text import TextTokenizer
+
+        return TextTokenizer(self._params, self._json)
+
+    def load(self, clip: Clip) -> Loaded | None:
+        """The text as UTF-8; what can't be encoded is reported by `make`."""
+        if clip.text is None:
+            return None
+        data = clip.text.encode("utf-8", errors="surrogatepass")
+        return Loaded(data, blake3(data).digest())
+
+    def make(self, clip: Clip, loaded: Loaded) -> dict[str, Entry]:
+        """Tokenize."""
+        assert clip.text is not None
+        return {"text_tokens": self._tokenize(clip.text)}
+
+
+def text_params(config: TextPreprocessing) -> TextParams:
+    """The tokenizer's part of a configuration."""
+    return TextParams(vocab_size=config.vocab_size, max_tokens=config.max_tokens)
+
+
+def _join(*notes_: str) -> str:
+    return "; ".join(note for note in notes_ if note)

@@ -1,0 +1,66 @@
+"""What a run did, in numbers a person can act on."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(slots=True)
+class Report:
+    """Counts of one run. `failed` counts by (stage, reason), earlier failures included."""
+
+    clips: int = 0
+    made: Counter[str] = field(default_factory=Counter)
+    already: Counter[str] = field(default_factory=Counter)
+    failed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    failed_before: int = 0
+    audio_s: float = 0.0
+    seconds: float = 0.0
+    root: str | None = None
+    store: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where some clips could not be used."""
+        return 3 if self.failed else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """One object, for `--json`."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "store": self.store,
+            "root": self.root,
+            "clips": self.clips,
+            "made": dict(sorted(self.made.items())),
+            "already": dict(sorted(self.already.items())),
+            "failed": [
+                {"stage": stage, "reason": reason, "entries": count}
+                for (stage, reason), count in sorted(self.failed.items())
+            ],
+            "audio_hours": round(self.audio_s / 3600, 6),
+            "seconds": round(self.seconds, 3),
+        }
+
+    def lines(self) -> list[str]:
+        """The summary, a line a fact."""
+        lines = [f"{self.clips} clips, {self.seconds:.1f} s"]
+        if self.audio_s:
+            speed = self.audio_s / self.seconds
+            lines[0] += f", {self.audio_s / 3600:.2f} h of audio decoded ({speed:.0f} x real time)"
+        lines += [
+            f"  {stream}: {self.made[stream]} made, {self.already[stream]} already there"
+            for stream in sorted(self.made | self.already)
+        ]
+        if self.failed:
+            reasons = ", ".join(f"{s}: {r} {n}" for (s, r), n in sorted(self.failed.items()))
+            lines.append(f"  failed: {sum(self.failed.values())} ({reasons})")
+            lines.append(f"  why: mmfeat inspect {self.store} --failures")
+        if self.failed_before:
+            lines.append(
+                f"  {self.failed_before} of these failed in an earlier run; --retry-failed tries "
+                "them again"
+            )
+        lines.append(f"root {self.root}")
+        return lines

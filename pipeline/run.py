@@ -1,0 +1,167 @@
+"""Making features: every clip of a corpus through every maker, into a store.
+
+What is there already, by hash of content and fingerprint of spec, is skipped before decoding. A
+bad clip goes to the failures table and the run goes on. Whenever the process dies, the next run
+takes up where it was.
+"""
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from blake3 import blake3
+
+from mmfuse.features import layout
+from mmfuse.features.clip import Clip
+from mmfuse.features.config import FeatureConfig, TextPreprocessing
+from mmfuse.features.corpus import Corpus
+from mmfuse.features.errors import ClipError, ConfigError
+from mmfuse.features.failures import Failure
+from mmfuse.features.spec import StreamSpec
+from mmfuse.features.writer import StoreWriter
+from mmfuse.pipeline.makers import AudioMaker, Loaded, Maker, MidiMaker, TextMaker, text_params
+from mmfuse.pipeline.progress import Progress
+from mmfuse.pipeline.report import Report
+
+_NO_CONTENT = bytes(32)
+_PACKAGES = ("mmfuse", "numpy", "soundfile", "soxr", "tokenizers", "torch", "torchaudio")
+
+
+def make_features(
+    corpus: Corpus,
+    store: Path,
+    config: FeatureConfig,
+    progress: Progress,
+    *,
+    limit: int | None = None,
+    retry_failed: bool = False,
+) -> Report:
+    """Bring a store up to date with a corpus.
+
+    Args:
+        limit: only the first clips of the manifest.
+        retry_failed: try clips again whose very content failed before.
+
+    Raises:
+        ConfigError: the manifest is wrong, or the configuration asks for no stream.
+        LockedError: another process writes to the store.
+    """
+    began = time.monotonic()
+    count = corpus.check()
+    count = count if limit is None else min(limit, count)
+    report = Report(clips=count, store=str(store))
+    with StoreWriter(store) as writer:
+        makers = _makers(config, corpus, writer)
+        progress.start(count)
+        for task in tasks(islice(corpus.clips(), count), count):
+            for clip in task:
+                for maker in makers:
+                    _make(clip, maker, writer, report, retry_failed=retry_failed)
+                progress.advance(report)
+            ids = [clip.id for clip in task]
+            for maker in makers:
+                for spec in maker.specs:
+                    writer.stream(spec).seal(only_with=ids)
+            writer.failures.save()
+    _note_run(store)
+    report.root = writer.manifest["root"]
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def tasks(clips: Iterable[Clip], count: int) -> Iterator[Sequence[Clip]]:
+    """Cut a corpus into tasks, each of which fills shards of its own.
+
+    The cut is a function of the number of clips alone: at least sixteen tasks once there are 1024
+    clips, so that many workers have something to do, and at most 1024 clips in a task.
+    """
+    number = max(-(-count // 1024), min(16, -(-count // 64)), 1)
+    size = max(-(-count // number), 1)
+    iterator = iter(clips)
+    while task := list(islice(iterator, size)):
+        yield task
+
+
+def _makers(config: FeatureConfig, corpus: Corpus, writer: StoreWriter) -> list[Maker]:
+    wanted = config.preprocessing
+    makers: list[Maker] = []
+    if wanted.audio is not None:
+        makers.append(AudioMaker(wanted.audio))
+    if wanted.midi is not None:
+        makers.append(MidiMaker(wanted.midi))
+    if wanted.text is not None and (tokenizer := _tokenizer(wanted.text, corpus, writer)):
+        makers.append(TextMaker(wanted.text, tokenizer))
+    if not makers:
+        raise ConfigError(
+            "the configuration asks for no stream; add a section such as [preprocessing.audio]"
+        )
+    return makers
+
+
+def _tokenizer(config: TextPreprocessing, corpus: Corpus, writer: StoreWriter) -> str | None:
+    """The store's tokenizer for these very training texts, trained where there is none yet."""
+    texts = sorted(corpus.texts("train"))
+    if not texts:
+        return None
+    key = f"{text_params(config)}|" + "\0".join(texts)
+    name = f"tokenizer-{blake3(key.encode('utf-8', errors='replace')).hexdigest()[:16]}.json"
+    path = writer.root / layout.META / name
+    if not path.exists():
+        from mmfuse.features.text import train_bpe
+
+        trained = train_bpe(texts, config.vocab_size)
+        layout.write_durably(path, trained.encode())
+    return path.read_text(encoding="utf-8")
+
+
+def _make(
+    clip: Clip, maker: Maker, writer: StoreWriter, report: Report, *, retry_failed: bool
+) -> None:
+    loaded: Loaded | None = None
+    try:
+        loaded = maker.load(clip)
+        if loaded is None:
+            return
+        todo = [spec for spec in maker.specs if _wanted(spec, clip, loaded, writer, report)]
+        known = [writer.failures.get(clip.id, spec.key, loaded.content) for spec in todo]
+        if any(known) and not retry_failed:
+            for failure in filter(None, known):
+                report.failed[failure.stage, failure.reason] += 1
+                report.failed_before += 1
+            return
+        if not todo:
+            return
+        entries = maker.make(clip, loaded)
+        for spec in todo:
+            entry = entries[spec.name]
+            writer.stream(spec).append(clip.id, loaded.content, entry)
+            writer.failures.clear(clip.id, spec.key)
+            report.made[spec.name] += 1
+            if maker.modality == "audio":
+                report.audio_s += len(entry.values) * float(spec.timing.hop_s)
+    except ClipError as error:
+        content = loaded.content if loaded else _NO_CONTENT
+        for spec in maker.specs:
+            if not writer.stream(spec).has(clip.id, content):
+                writer.failures.add(
+                    Failure(clip.id, maker.modality, error.reason, str(error), spec.key, content)
+                )
+                report.failed[maker.modality, error.reason] += 1
+
+
+def _wanted(
+    spec: StreamSpec, clip: Clip, loaded: Loaded, writer: StoreWriter, report: Report
+) -> bool:
+    done = writer.stream(spec).has(clip.id, loaded.content)
+    report.already[spec.name] += done
+    return not done
+
+
+def _note_run(store: Path) -> None:
+    """Versions of everything that touched the numbers, beside them."""
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    document = {"python": platform.python_version(), "machine": platform.machine(), **versions}
+    layout.write_durably(store / layout.META / "versions.json", layout.to_json(document))
