@@ -1,0 +1,144 @@
+"""Scores of a classifier, how sure they are, and whether two classifiers differ.
+
+Conventions: classes are numbers 0..C-1; `truth_N` and `predicted_N` are (N,) int64. Macro-F1 is
+the mean over the classes that occur in truth or prediction, as scikit-learn's. Resampling draws
+clips with replacement from a generator seeded by the caller.
+
+Shapes: N clip, C class, R resample.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+
+Classes = NDArray[np.int64]
+Score = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+_CELLS = 2**24  # confusion cells counted at once: 128 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A score with the 2.5 % and 97.5 % points of its bootstrap distribution."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Score of a run minus that of another on the same clips; `p` is two-sided."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def confusion(truth_N: Classes, predicted_N: Classes, classes: int) -> NDArray[np.int64]:
+    """Counts, (C, C): rows are the truth, columns the prediction."""
+    cells = np.bincount(truth_N * classes + predicted_N, minlength=classes**2)
+    return cells.reshape(classes, classes).astype(np.int64)
+
+
+def accuracy(confusion_RCC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of right answers: confusion (..., C, C) -> (...)."""
+    right = np.trace(confusion_RCC, axis1=-2, axis2=-1)
+    return np.asarray(right / confusion_RCC.sum(axis=(-2, -1)), dtype=np.float64)
+
+
+def macro_f1(confusion_RCC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean F1 over classes that occur: confusion (..., C, C) -> (...)."""
+    right = np.diagonal(confusion_RCC, axis1=-2, axis2=-1)
+    either = confusion_RCC.sum(axis=-1) + confusion_RCC.sum(axis=-2)
+    f1 = 2 * right / np.maximum(either, 1)
+    return np.asarray(f1.sum(axis=-1) / np.count_nonzero(either, axis=-1), dtype=np.float64)
+
+
+SCORES: dict[str, Score] = {"accuracy": accuracy, "macro_f1": macro_f1}
+
+
+def scores(truth_N: Classes, predicted_N: Classes, classes: int) -> dict[str, float]:
+    """Accuracy and macro-F1; NaN for no clips."""
+    if len(truth_N) == 0:
+        return dict.fromkeys(SCORES, float("nan"))
+    counts = confusion(truth_N, predicted_N, classes).astype(np.float64)
+    return {name: float(score(counts)) for name, score in SCORES.items()}
+
+
+def bootstrap(
+    truth_N: Classes, predicted_N: Classes, classes: int, resamples: int = 2000, seed: int = 0
+) -> dict[str, Interval]:
+    """Every score with its 95 % percentile interval.
+
+    Source: Efron & Tibshirani, An Introduction to the Bootstrap, chapter 13.
+    """
+    drawn = _resampled(truth_N, [predicted_N], classes, resamples, seed)[0]
+    whole = scores(truth_N, predicted_N, classes)
+    return {
+        name: Interval(whole[name], *_percentiles(score(drawn))) for name, score in SCORES.items()
+    }
+
+
+def paired_bootstrap(
+    truth_N: Classes,
+    predicted_N: Classes,
+    against_N: Classes,
+    classes: int,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Difference]:
+    """Every score of `predicted` minus that of `against`, both on the same resampled clips.
+
+    `p` is twice the share of resamples on the other side of zero, at least 1 / (resamples + 1).
+    """
+    drawn = _resampled(truth_N, [predicted_N, against_N], classes, resamples, seed)
+    ours, theirs = scores(truth_N, predicted_N, classes), scores(truth_N, against_N, classes)
+    found = {}
+    for name, score in SCORES.items():
+        differences = score(drawn[0]) - score(drawn[1])
+        below, above = (differences <= 0).sum() + 1, (differences >= 0).sum() + 1
+        p = min(1.0, 2 * float(min(below, above)) / (resamples + 1))
+        found[name] = Difference(ours[name] - theirs[name], *_percentiles(differences), p)
+    return found
+
+
+def mcnemar(truth_N: Classes, predicted_N: Classes, against_N: Classes) -> float:
+    """Two-sided p that two classifiers err equally often on the same clips, exact.
+
+    Source: McNemar, Psychometrika 12 (1947); the exact binomial form.
+    """
+    right, other = predicted_N == truth_N, against_N == truth_N
+    only, others = int((right & ~other).sum()), int((~right & other).sum())
+    n, k = only + others, min(only, others)
+    return min(1.0, 2 * sum(comb(n, i) for i in range(k + 1)) / 2**n)
+
+
+def _resampled(
+    truth_N: Classes, predictions: list[Classes], classes: int, resamples: int, seed: int
+) -> list[NDArray[np.float64]]:
+    """Confusions (R, C, C) of each prediction, the same clips drawn for all of them."""
+    rng = np.random.default_rng(seed)
+    cells = [truth_N * classes + predicted_N for predicted_N in predictions]
+    parts: list[list[NDArray[np.int64]]] = [[] for _ in predictions]
+    step = max(1, _CELLS // max(classes**2, len(truth_N)))
+    for first in range(0, resamples, step):
+        count = min(step, resamples - first)
+        drawn_RN = rng.integers(len(truth_N), size=(count, len(truth_N)))
+        offset_R1 = np.arange(count)[:, None] * classes**2
+        for part, cell_N in zip(parts, cells, strict=True):
+            part.append(
+                np.bincount(
+                    (cell_N[drawn_RN] + offset_R1).ravel(), minlength=count * classes**2
+                ).reshape(count, classes, classes)
+            )
+    return [np.concatenate(part).astype(np.float64) for part in parts]
+
+
+def _percentiles(values_R: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.percentile(values_R, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,117 @@
+"""Encoders, a fusion and heads put together, and the parameter groups of the optimizer.
+
+Shapes: B batch, T step, D width, M modality, C class.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmfuse.features.spec import StreamSpec
+from mmfuse.trainer.config import ModelConfig
+from mmfuse.trainer.dataset import Batch
+from mmfuse.trainer.encoders import build_encoder
+from mmfuse.trainer.fusion import build_fusion
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """`logits_BC` of the whole model, and of each modality's own head (rows that have it only)."""
+
+    logits_BC: Tensor
+    unimodal: dict[str, Tensor]
+
+
+class FusionModel(nn.Module):
+    """`[model]` of a configuration over streams of the given specs.
+
+    Args:
+        config: `[model]`.
+        specs: spec of the stream of each modality, in the order of `Batch.present_BM`.
+        classes: number of classes.
+    """
+
+    def __init__(self, config: ModelConfig, specs: Mapping[str, StreamSpec], classes: int) -> None:
+        super().__init__()
+        self.modalities = tuple(specs)
+        encoders = config.encoders()
+        self.encoders = nn.ModuleDict(
+            {name: build_encoder(encoders[name], spec) for name, spec in specs.items()}
+        )
+        dims = {name: int(self.encoders[name].dim) for name in specs}
+        self.fusion = build_fusion(config.fusion, dims)
+        self.head = nn.Linear(self.fusion.out_dim, classes)
+        self.unimodal = nn.ModuleDict({name: nn.Linear(dims[name], classes) for name in specs})
+
+    def forward(self, batch: Batch, present_BM: Tensor | None = None) -> Output:
+        """Logits of a batch.
+
+        Args:
+            batch: padded arrays of every modality.
+            present_BM: modalities to use; those the batch has, where it is left out. Content
+                outside it has no influence, not even as NaN.
+        """
+        present_BM = batch.present_BM if present_BM is None else present_BM & batch.present_BM
+        streams = {
+            name: self.encoders[name](
+                batch.x[name], batch.mask[name] & present_BM[:, m, None], batch.times_s[name]
+            )
+            for m, name in enumerate(self.modalities)
+        }
+        unimodal = {name: self.unimodal[name](streams[name].pooled_BD) for name in streams}
+        return Output(self.head(self.fusion(streams, present_BM)), unimodal)
+
+
+def drop_modalities(present_BM: Tensor, p: float) -> Tensor:
+    """Take each present modality away with probability p, but never the last one of a clip.
+
+    Where all of a clip's would go, one of them stays, each equally likely.
+
+    Source: ModDrop, Neverova et al., arXiv 1501.00102.
+    """
+    if p == 0:
+        return present_BM
+    luck_BM = torch.rand(present_BM.shape)
+    kept_BM = present_BM & (luck_BM >= p)
+    luckiest_BM = luck_BM.masked_fill(~present_BM, -1.0)
+    rescue_BM = present_BM & (luckiest_BM == luckiest_BM.amax(dim=1, keepdim=True))
+    return torch.where(kept_BM.any(dim=1, keepdim=True), kept_BM, rescue_BM)
+
+
+def parameter_groups(model: FusionModel, weight_decay: float) -> list[dict[str, Any]]:
+    """One group for each part of the model, with and without decay; norms and biases have none.
+
+    Every trainable parameter is in exactly one group: an optimizer that misses some trains a model
+    that looks whole.
+    """
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    for part, name, parameter in _named(model):
+        decays = parameter.ndim > 1
+        group = groups.setdefault(
+            (part, decays),
+            {
+                "name": f"{part}/{'decay' if decays else 'no_decay'}",
+                "params": [],
+                "names": [],
+                "weight_decay": weight_decay if decays else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    grouped = sorted(name for group in groups.values() for name in group["names"])
+    trainable = sorted(name for name, p in model.named_parameters() if p.requires_grad)
+    assert grouped == trainable, "a parameter is in no group, or in two"
+    return list(groups.values())
+
+
+def _named(model: FusionModel) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """(part, name, parameter) with the parts `audio`, `midi`, `text`, `fusion`, `head`."""
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        first, second = name.split(".")[:2]
+        parts = {"encoders": second, "fusion": "fusion", "head": "head", "unimodal": "head"}
+        yield parts[first], name, parameter
