@@ -47,7 +47,6 @@ class AudioPreprocessing(Strict):
 class MidiPreprocessing(Strict):
     """How MIDI becomes notes, event tokens and a piano roll."""
 
-    time_step_ms: int = Field(10, ge=1, le=1000)  # grid of TIME_SHIFT
     velocity_bins: int = Field(32, ge=1, le=127)
     max_events: int = Field(4096, ge=16)  # tokens a clip; more are cut and counted
     roll_fps: int = Field(50, ge=1, le=1000)

@@ -86,14 +86,15 @@ class StoreWriter:
         if self._lock.closed:
             return
         try:
-            for stream in self._streams.values():
-                if finish:
+            if finish:
+                for stream in self._streams.values():
                     stream.seal()
-                stream.release()
             self.failures.save()
             if finish:
                 self._finish()
         finally:
+            for stream in self._streams.values():
+                stream.release()
             self._lock.close()
 
     def _finish(self) -> None:

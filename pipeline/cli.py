@@ -178,7 +178,7 @@ def sample(
         from mmfuse.pipeline.sample import write_sample
 
         report = write_sample(out, clips, seed)
-        _print(report.to_json(), report.lines(), as_json=as_json)
+        _print(report.to_json(), report.summary().splitlines(), as_json=as_json)
 
 
 def _settings(

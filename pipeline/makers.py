@@ -122,12 +122,11 @@ class MidiMaker:
     modality = "midi"
 
     def __init__(self, config: MidiPreprocessing) -> None:
-        self._tokens = midi_tokens.TokenParams(
-            step_ms=config.time_step_ms,
+        self._tokens = midi_tokens.MidiTokenParams(
             velocity_bins=config.velocity_bins,
             max_events=config.max_events,
         )
-        self._roll = piano_roll.RollParams(fps=config.roll_fps)
+        self._roll = piano_roll.PianoRollParams(fps=config.roll_fps)
         self.specs = (
             notes.notes_spec(),
             midi_tokens.midi_tokens_spec(self._tokens),

@@ -78,8 +78,10 @@ def test_find_gives_minus_one_for_strangers(store):
     assert open_store(store)["logmel"].find(["clip-1", "nobody"]).tolist()[1] == -1
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("item", [(), (3,), (2, 5)])
+@pytest.mark.parametrize(
+    ("dtype", "item"),
+    [*((dtype, (3,)) for dtype in DTYPES), ("uint16", ()), ("float16", (2, 5)), ("bool", (2, 5))],
+)
 def test_three_other_readers_agree_to_the_bit(tmp_path, dtype, item):
     spec = StreamSpec("any", "audio", item, dtype)
     path = tmp_path / "s.zarr"
@@ -268,10 +270,7 @@ class Stop(Exception):
     pass
 
 
-CALLS = ("fsync", "fdatasync", "truncate")
-
-
-@pytest.mark.parametrize("torn", [0, 1, 3])
+@pytest.mark.parametrize("torn", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_crash_before_any_file_call_loses_nothing(tmp_path, monkeypatch, torn):
     """Stop before the n-th write, fsync, rename or unlink, for every n, then run again."""
     write(tmp_path / "whole.zarr", MEL, range(8), seal_every=3)
@@ -315,7 +314,7 @@ def crash_at(patch, n, torn):
         file.write(data)
 
     patch.setattr(module, "_write_all", torn_write)
-    patch.setattr(os, "fsync", guarded(os.fsync))
+    patch.setattr(os, "fsync", guarded(lambda descriptor: None))  # the disk itself does not fail
     for name in ("replace", "unlink", "chmod"):
         patch.setattr(Path, name, guarded(getattr(Path, name)))
 
