@@ -24,6 +24,7 @@ from mmfuse.features.containers import (
     container_of,
     has_xing,
     looks_like,
+    without_tail,
 )
 from mmfuse.features.errors import DecodeError
 
@@ -153,6 +154,7 @@ def _opened(data: bytes, limits: AudioLimits) -> Iterator[tuple["soundfile.Sound
             "expected WAV, RF64, BW64, W64, AIFF, FLAC, Ogg or MP3",
         )
     check_container(container, data)
+    data = without_tail(container, data)
     import soundfile
 
     # libsndfile knows RF64 but not its successor's name; the layout is the same

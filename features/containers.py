@@ -18,6 +18,7 @@ _AIFC_CODECS = {b"NONE", b"twos", b"sowt", b"raw ", b"in24", b"in32", b"42ni", b
                 b"fl32", b"FL32", b"fl64", b"FL64", b"ulaw", b"ULAW", b"alaw", b"ALAW"}  # fmt: skip
 _W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of `wave`, `fmt ` and `data` GUIDs
 _MAX_CHUNKS = 10_000
+_SEVERAL_OGG = "several Ogg streams in one file; split them first"
 
 
 def container_of(data: bytes) -> str | None:
@@ -30,7 +31,8 @@ def container_of(data: bytes) -> str | None:
         return "W64"
     if data[:4] in (b"fLaC", b"OggS"):
         return "FLAC" if data[:4] == b"fLaC" else "Ogg"
-    is_frame = len(data) > 2 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0
+    # ff fe could begin a frame of layer I with a checksum, but begins UTF-16 texts
+    is_frame = len(data) > 2 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0 and data[1] != 0xFE
     # layer, bit rate and sample rate have values that no frame uses
     if is_frame and data[1] & 0x06 and data[1] & 0x18 != 0x08 and data[2] < 0xF0:
         return "MP3" if data[2] & 0x0C != 0x0C else None
@@ -47,17 +49,25 @@ def check_container(container: str, data: bytes) -> None:
         _check_riff(container, data)
     elif container == "AIFF":
         for name, body, size in _chunks(data, 12, "big"):
-            kind = data[body + 18 : body + 22]
-            if name == b"COMM" and data[8:12] == b"AIFC" and kind not in _AIFC_CODECS:
-                raise DecodeError("codec", codec_text(f"AIFF-C {kind!r}"))
+            if name == b"COMM":
+                _check_whole(container, body + size, len(data))
+                kind = data[body + 18 : body + 22]
+                if data[8:12] == b"AIFC" and kind not in _AIFC_CODECS:
+                    raise DecodeError("codec", codec_text(f"AIFF-C {kind!r}"))
             if name == b"SSND":
                 _check_whole(container, body + size, len(data))
+                return
+        _check_whole(container, 8 + int.from_bytes(data[4:8], "big"), len(data))
     elif container == "W64":
         for name, body, size in _w64_chunks(data):
             if name == b"fmt ":
                 _check_wave_tag(container, data, body, size)
             if name == b"data":
                 _check_whole(container, body + size, len(data))
+                return
+        _check_whole(container, int.from_bytes(data[16:24], "little"), len(data))
+    elif container == "FLAC":
+        _check_whole(container, _flac_header_end(data), len(data))
     elif container == "Ogg":
         _check_ogg(data)
     elif container == "MP3":
@@ -67,6 +77,15 @@ def check_container(container: str, data: bytes) -> None:
         size = int.from_bytes(data[at : at + 4], "big") if flags & 2 else 0
         # a percent of grace: encoders differ in what they count; the samples are counted too
         _check_whole(container, start + size - size // 100, len(data))
+
+
+def without_tail(container: str, data: bytes) -> bytes:
+    """The bytes without what follows the samples, where libsndfile would take it for samples."""
+    if container == "W64":
+        for name, body, size in _w64_chunks(data):
+            if name == b"data":
+                return data[: body + size]
+    return data[:-128] if container == "FLAC" and data[-128:-125] == b"TAG" else data  # ID3v1
 
 
 def _check_riff(container: str, data: bytes) -> None:
@@ -82,6 +101,7 @@ def _check_riff(container: str, data: bytes) -> None:
             elif long_size is not None:  # without it: written to a pipe, all there is counts
                 _check_whole(container, body + long_size, len(data))
             return
+    _check_whole(container, 8 + int.from_bytes(data[4:8], "little"), len(data))
 
 
 def _check_wave_tag(container: str, data: bytes, body: int, size: int) -> None:
@@ -120,9 +140,20 @@ def _check_whole(container: str, end: int, size: int) -> None:
     if end > size:
         raise DecodeError(
             "truncated",
-            f"{container} file of {size} bytes is cut: its header promises samples to byte {end}; "
+            f"{container} file of {size} bytes is cut: its header promises {end} bytes; "
             "copy the file again from its source",
         )
+
+
+def _flac_header_end(data: bytes) -> int:
+    """Where the metadata blocks end and the frames begin, as declared."""
+    start = 4
+    for _ in range(_MAX_CHUNKS):
+        head = data[start : start + 4]
+        start += 4 + int.from_bytes(head[1:], "big")
+        if len(head) < 4 or head[0] & 0x80:
+            break
+    return start
 
 
 def _check_ogg(data: bytes) -> None:
@@ -130,7 +161,7 @@ def _check_ogg(data: bytes) -> None:
 
     A decoder skips a page that is damaged or missing, and all that follows moves in time.
     """
-    start, expected, ended = 0, 0, False
+    start, expected, ended, serial = 0, 0, False, data[14:18]
     while start < len(data) and not ended:
         header = data[start : start + 27]
         if not b"OggS".startswith(header[:4]):
@@ -142,6 +173,8 @@ def _check_ogg(data: bytes) -> None:
         page = header[:22] + bytes(4) + data[start + 26 : end]
         if _ogg_crc(page) != int.from_bytes(header[22:26], "little"):
             raise DecodeError("damaged", f"the Ogg page at byte {start} fails its checksum")
+        if header[14:18] != serial:
+            raise DecodeError("codec", _SEVERAL_OGG)
         number = int.from_bytes(header[18:22], "little")
         if number != expected:
             raise DecodeError("damaged", f"Ogg page {number} where {expected} was expected")
@@ -149,7 +182,7 @@ def _check_ogg(data: bytes) -> None:
     if not ended:
         raise DecodeError("truncated", "Ogg file without the page that ends its stream")
     if data[start : start + 4] == b"OggS":
-        raise DecodeError("codec", "several Ogg streams in one file; split them first")
+        raise DecodeError("codec", _SEVERAL_OGG)
 
 
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -185,7 +218,8 @@ def looks_like(data: bytes) -> str:
     """What bytes that are no audio seem to be, in words."""
     magics = {
         b"MThd": "a MIDI file", b"caff": "a CAF file", b".snd": "an AU file",
-        b"RIFF": "a RIFF file that is not WAVE", b"\x1aE\xdf\xa3": "a Matroska or WebM file",
+        b"RIFF": "a RIFF file that is not WAVE", b"\xff\xfe": "UTF-16 text",
+        b"\x1aE\xdf\xa3": "a Matroska or WebM file",
         b"\x89PNG": "a PNG image", b"%PDF": "a PDF", b"PK\x03\x04": "a zip archive",
     }  # fmt: skip
     for magic, name in magics.items():

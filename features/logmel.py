@@ -12,7 +12,6 @@ librosa's within 1e-4 dB; torchaudio's own bands, in single precision, would be 
 
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +19,6 @@ from numpy.typing import NDArray
 from mmfuse.features.audio import DECODER, MIXDOWN, RESAMPLER, Audio, Samples, resample
 from mmfuse.features.errors import ConfigError, DecodeError
 from mmfuse.features.spec import Entry, StreamSpec, Timing
-
-if TYPE_CHECKING:
-    pass
 
 _FLOOR = 1e-10  # power
 _BLOCK_FRAMES = 2048  # frames transformed at once: 16 MiB of doubles at n_fft 1024

@@ -160,7 +160,8 @@ def _header(data: bytes, log: _Log) -> tuple[int, int, int, int]:
         )
     length = int.from_bytes(data[4:8], "big")
     if len(data) < 14 or length < 6:
-        raise MidiError("bad_header", f"MIDI header of {min(length, len(data) - 8)} bytes, not 6")
+        size = max(min(length, len(data) - 8), 0)
+        raise MidiError("bad_header", f"MIDI header of {size} bytes, not 6")
     if length > 6:
         log.add("long_header", -1, 4, f"header of {length} bytes; those after the sixth skipped")
     words = [int.from_bytes(data[place : place + 2], "big") for place in (8, 10, 12)]
@@ -168,7 +169,8 @@ def _header(data: bytes, log: _Log) -> tuple[int, int, int, int]:
     if file_format > 2:
         log.add("format", -1, 8, f"unknown format {file_format}, read as format 1")
         file_format = 1
-    return file_format, declared, division, 8 + length
+    place = 8 + length if 8 + length <= len(data) else 14  # a header can't be all of the file
+    return file_format, declared, division, place
 
 
 def _tracks(
@@ -180,7 +182,8 @@ def _tracks(
         name, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "big")
         if name != b"MTrk":
             following = place + 8 + size
-            if not (name.isascii() and name.decode("ascii").isprintable()):
+            named = name.isascii() and name.decode("ascii").isprintable()
+            if not named or following > len(data):
                 following = data.find(b"MTrk", place)
             log.add("alien_chunk", -1, place, f"chunk {name!r} skipped")
             if following < 0:

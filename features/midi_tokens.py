@@ -1,7 +1,8 @@
 """MIDI as a stream of tokens: NOTE_ON, NOTE_OFF, TIME_SHIFT, VELOCITY.
 
 Conventions: times are put on a grid of 10 ms by rounding each note's own seconds, half up, and
-shifts are differences on the grid, so no error adds up. A note lasts one step at least. At one
+shifts are differences on the grid, so no error adds up. A time within 10 ns of half a step counts
+as half, so that rounding of seconds moves nothing. A note lasts one step at least. At one
 time, NOTE_OFF comes before NOTE_ON, then low pitches before high ones. VELOCITY is said where its
 bin changes. A gap longer than the longest shift takes several. Counting begins at the clip's
 origin, or at the first note where that is earlier (`Entry.origin_s`).
@@ -32,6 +33,7 @@ NOTE_ON = 1  # + pitch
 NOTE_OFF = 129  # + pitch
 TIME_SHIFT = 257  # + steps - 1
 STEP_S = Fraction(1, 100)
+_SNAP = 1e-6  # steps
 FIELDS = ("token", "onset_s", "bar", "beat_in_bar")
 
 
@@ -98,8 +100,8 @@ def tokens_entry(
     if not len(notes_values):
         return Entry(np.empty((0, len(FIELDS))), windows=((Fraction(0), 0),))
     onset_s, offset_s = notes_values[:, COLUMN["onset_s"]], notes_values[:, COLUMN["offset_s"]]
-    on_step = np.floor(onset_s * 100 + 0.5).astype(np.int64)
-    off_step = np.maximum(np.floor(offset_s * 100 + 0.5).astype(np.int64), on_step + 1)
+    on_step = _on_grid(onset_s)
+    off_step = np.maximum(_on_grid(offset_s), on_step + 1)
     origin = min(0, int(on_step.min()))
 
     # two events a note, in the order of the stream
@@ -142,6 +144,10 @@ def tokens_entry(
         windows=((Fraction(0), len(values)),),
         note=f"midi_tokens: {left_out} of {total} tokens left out" if left_out else "",
     )
+
+
+def _on_grid(times_s: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.floor(times_s * STEP_S.denominator + (0.5 + _SNAP)).astype(np.int64)
 
 
 def decode(

@@ -171,8 +171,13 @@ class Stream:
         batch to batch: a fresh buffer costs three times as much as the copy.
         """
         bounds = np.concatenate([[0], np.cumsum(self.lengths[entries])])
-        for entry, start, stop in zip(entries, bounds[:-1], bounds[1:], strict=True):
-            out[start:stop] = self.at(int(entry))
+        shards, starts = self._shard_of[entries].tolist(), self._start[entries].tolist()
+        to = bounds.tolist()
+        for shard, start, first, last in zip(shards, starts, to[:-1], to[1:], strict=True):
+            values = self._maps.get(shard)
+            if values is None:
+                values = self._map(shard)
+            out[first:last] = values[start : start + last - first]
         return bounds
 
     def will_need(self, entries: Sequence[int] | NDArray[np.int64]) -> None:

@@ -20,7 +20,7 @@ from mmfuse.features.errors import ClipError, ConfigError
 from mmfuse.features.spec import Entry, StreamSpec, Timing
 
 PAD = 0
-_PAD_TOKEN = "[PAD]"
+_PADDING = "[PAD]"
 _MIN_VOCABULARY = 257  # padding and the 256 bytes
 _MAX_CHARACTERS = 10_000_000
 
@@ -65,7 +65,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 2000, *, lowercase: bool =
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        special_tokens=[_PAD_TOKEN],
+        special_tokens=[_PADDING],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -105,7 +105,7 @@ class TextTokenizer:
             self._tokenizer = Tokenizer.from_str(tokenizer_json)
         except Exception as error:  # the library raises plain Exception
             raise ConfigError(f"text: this is no tokenizer's JSON ({error})") from None
-        size, pad = self._tokenizer.get_vocab_size(), self._tokenizer.token_to_id(_PAD_TOKEN)
+        size, pad = self._tokenizer.get_vocab_size(), self._tokenizer.token_to_id(_PADDING)
         if size > params.vocab_size or pad != PAD or lowercase != params.lowercase:
             raise ConfigError(
                 f"text: the tokenizer has {size} tokens, padding {pad}, lowercase {lowercase}; the "
