@@ -87,10 +87,9 @@ class Corpus:
     def labels(self) -> pa.Table:
         """Columns id, label, split, group of every clip, strings; null where missing."""
         table: dict[str, list[str | None]] = {"id": [], "label": [], "split": [], "group": []}
-        for number, row in enumerate(
-            self._select(("id", "label", "label_id", "split", "group")), start=1
-        ):
-            clip = self._clip(number, row, require_modality=False)
+        names = ("id", "label", "label_id", "split", "group")
+        for number, row in enumerate(self._select(names), start=1):
+            clip = self._clip(number, row)
             for name, values in table.items():
                 values.append(getattr(clip, name))
         return pa.table(table, schema=pa.schema([(name, pa.string()) for name in table]))
@@ -108,7 +107,7 @@ class Corpus:
         files = found = 0
         names = ("id", "text", "split", "audio_path", "midi_path", "label", "label_id")
         for number, row in enumerate(self._select(names), start=1):
-            clip = self._clip(number, row, require_modality=False)
+            clip = self._clip(number, row)
             batch.append(clip.id)
             for source in (clip.audio, clip.midi):
                 if source is not None and files < 100:
@@ -133,7 +132,7 @@ class Corpus:
         for row in self._rows.read(list(theirs.values())):
             yield {ours: row.get(name) for ours, name in theirs.items()}
 
-    def _clip(self, number: int, row: Row, *, require_modality: bool = True) -> Clip:
+    def _clip(self, number: int, row: Row) -> Clip:
         where = f"{self.path}, row {number}"
         clip_id = row.get("id")
         if clip_id is None or str(clip_id) == "" or "\0" in str(clip_id):
@@ -148,10 +147,6 @@ class Corpus:
         midi = self._source(number, row, "midi")
         text = row.get("text")
         text = str(text) if text is not None and str(text).strip() else None
-        if require_modality and text is None and audio is None and midi is None:
-            raise ConfigError(
-                f"{where} (id {clip_id!r}) has no text, no audio and no MIDI; fill one or drop it"
-            )
         return Clip(
             id=str(clip_id),
             text=text,

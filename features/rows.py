@@ -3,8 +3,9 @@
 import csv
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,7 +68,8 @@ class _ParquetRows(Rows):
     def read(self, columns: list[str]) -> Iterator[Row]:
         for file in self._files:
             with pq.ParquetFile(file) as parquet:
-                for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+                batches = parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns)
+                while (batch := _next_batch(batches, file)) is not None:
                     yield from batch.to_pylist()
 
     def count(self) -> int:
@@ -90,7 +92,7 @@ class _JsonRows(Rows):
             self.columns |= set(row)
 
     def read(self, columns: list[str]) -> Iterator[Row]:
-        with self._file.open(encoding="utf-8") as lines:
+        with _text_of(self._file) as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
@@ -106,11 +108,11 @@ class _JsonRows(Rows):
 class _CsvRows(Rows):
     def __init__(self, files: list[Path]) -> None:
         self._file = files[0]
-        with self._file.open(newline="", encoding="utf-8-sig") as lines:
+        with _text_of(self._file) as lines:
             self.columns = set(next(csv.reader(lines), []))
 
     def read(self, columns: list[str]) -> Iterator[Row]:
-        with self._file.open(newline="", encoding="utf-8-sig") as lines:
+        with _text_of(self._file) as lines:
             for row in csv.DictReader(lines):
                 yield {key: value or None for key, value in row.items() if key is not None}
 
@@ -154,6 +156,25 @@ class _FolderRows(Rows):
                 file = self._folder / row["text_path"]
                 text = file.read_text(encoding="utf-8", errors="replace")
             yield {**row, "text": text}
+
+
+@contextmanager
+def _text_of(file: Path) -> Iterator[IO[str]]:
+    """A text manifest, open. What its reader stumbles over becomes a ConfigError."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            yield lines
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 ({error}); save it as UTF-8") from None
+    except csv.Error as error:
+        raise ConfigError(f"{file} is not CSV: {error}") from None
+
+
+def _next_batch(batches: Iterator[pa.RecordBatch], file: Path) -> pa.RecordBatch | None:
+    try:
+        return next(batches, None)
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"{file} is damaged: {error}") from None
 
 
 def _manifest_files(path: Path) -> list[Path]:

@@ -263,7 +263,7 @@ def _print(document: dict[str, Any], lines: list[str], *, as_json: bool) -> None
 
 def _exit(code: int) -> None:
     if code:
-        raise typer.Exit(code)
+        raise SystemExit(code)
 
 
 def main() -> None:

@@ -96,7 +96,7 @@ class AudioMaker:
 
     def __init__(self, config: AudioPreprocessing) -> None:
         self._config, self._choice = config, ENCODERS[config.encoder]
-        self.specs = (self._choice.spec(config),)
+        self.specs: tuple[StreamSpec, ...] = (self._choice.spec(config),)
 
     @cached_property
     def _encoder(self) -> AudioEncoder:
@@ -127,7 +127,7 @@ class MidiMaker:
             max_events=config.max_events,
         )
         self._roll = piano_roll.PianoRollParams(fps=config.roll_fps)
-        self.specs = (
+        self.specs: tuple[StreamSpec, ...] = (
             notes.notes_spec(),
             midi_tokens.midi_tokens_spec(self._tokens),
             piano_roll.piano_roll_spec(self._roll),
@@ -162,7 +162,7 @@ class TextMaker:
 
     def __init__(self, config: TextPreprocessing, tokenizer_json: str) -> None:
         self._params, self._json = text_params(config), tokenizer_json
-        self.specs = (text_tokens_spec(self._params, tokenizer_json),)
+        self.specs: tuple[StreamSpec, ...] = (text_tokens_spec(self._params, tokenizer_json),)
 
     @cached_property
     def _tokenize(self) -> Callable[[str], Entry]:

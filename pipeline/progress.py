@@ -1,11 +1,17 @@
 """A progress bar on stderr: clips, hours of audio, speed, what was there already, time left."""
 
 import time
+from collections import Counter
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from mmfuse.pipeline.report import Report
+
+class Counts(Protocol):
+    """What a run has counted so far."""
+
+    audio_s: float
+    already: Counter[str]
+    failed: Counter[tuple[str, str]]
 
 
 class Progress:
@@ -54,14 +60,14 @@ class Progress:
         if self._bar is not None:
             self._task = self._bar.add_task("", total=clips)
 
-    def advance(self, report: "Report") -> None:
+    def advance(self, counts: Counts) -> None:
         """One clip more is done."""
         if self._bar is None:
             return
-        hours = report.audio_s / 3600
-        speed = report.audio_s / max(time.monotonic() - self._began, 1e-9)
-        already = max(report.already.values(), default=0)
-        failed = f", [red]{sum(report.failed.values())} failed[/red]" if report.failed else ""
+        hours = counts.audio_s / 3600
+        speed = counts.audio_s / max(time.monotonic() - self._began, 1e-9)
+        already = max(counts.already.values(), default=0)
+        failed = f", [red]{sum(counts.failed.values())} failed[/red]" if counts.failed else ""
         self._bar.update(
             self._task,
             advance=1,

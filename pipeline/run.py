@@ -58,6 +58,7 @@ def make_features(
         progress.start(count)
         for task in tasks(islice(corpus.clips(), count), count):
             for clip in task:
+                _note_empty(clip, writer, report)
                 for maker in makers:
                     _make(clip, maker, writer, report, retry_failed=retry_failed)
                 progress.advance(report)
@@ -150,6 +151,16 @@ def _make(
                     Failure(clip.id, maker.modality, error.reason, str(error), spec.key, content)
                 )
                 report.failed[maker.modality, error.reason] += 1
+
+
+def _note_empty(clip: Clip, writer: StoreWriter, report: Report) -> None:
+    """A clip without text, audio and MIDI can be no mistake of the files, so it is told."""
+    if clip.text is None and clip.audio is None and clip.midi is None:
+        detail = "no text, no audio and no MIDI; fill one or drop the row"
+        writer.failures.add(Failure(clip.id, "manifest", "no_modality", detail, "", _NO_CONTENT))
+        report.failed["manifest", "no_modality"] += 1
+    else:
+        writer.failures.clear(clip.id, "")
 
 
 def _wanted(
