@@ -6,6 +6,7 @@ Nothing heavy is imported here; every `--help` goes through this module.
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,6 +40,33 @@ def user_errors(program: str, verbose: bool = False) -> Iterator[None]:
     except Exception as error:
         text = f"{type(error).__name__}: {error} (a fault of {program}; -v shows where)"
         _stop(program, text, INTERNAL, verbose)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Keep Ctrl-C and SIGTERM waiting until the block is done; a second one ends the process.
+
+    Libraries that call back into Python from C swallow an exception that a signal raises there, and
+    take it for a bad file.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+
+    def hold(number: int, frame: object) -> None:
+        if caught:
+            os._exit(128 + number)
+        caught.append(number)
+
+    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if caught:
+            signal.raise_signal(caught[0])
 
 
 def printable(text: str) -> str:

@@ -18,6 +18,7 @@ from blake3 import blake3
 from mmfuse.features import midi_tokens, notes, piano_roll
 from mmfuse.features.clip import Clip, midi_offset_s
 from mmfuse.features.config import AudioPreprocessing, MidiPreprocessing, TextPreprocessing
+from mmfuse.features.errors import MissingError
 from mmfuse.features.logmel import LogMelParams, logmel_spec
 from mmfuse.features.spec import Entry, StreamSpec
 from mmfuse.features.text import TextParams, text_tokens_spec
@@ -70,6 +71,13 @@ def _logmel_params(config: AudioPreprocessing) -> LogMelParams:
 def _load_logmel(config: AudioPreprocessing) -> AudioEncoder:
     import torch
 
+    try:
+        import torchaudio  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        raise MissingError(
+            f"torchaudio does not load beside torch {torch.__version__}: {error} Install versions "
+            "that belong together: pip install --upgrade mmfuse torchaudio"
+        ) from None
     from mmfuse.features.logmel import LogMel
 
     torch.set_num_threads(1)  # the plan of the spec: sums are split the same way everywhere

@@ -17,6 +17,7 @@ from blake3 import blake3
 from mmfuse.features import layout
 from mmfuse.features.clip import Clip
 from mmfuse.features.config import FeatureConfig, TextPreprocessing
+from mmfuse.features.console import signals_held
 from mmfuse.features.corpus import Corpus
 from mmfuse.features.errors import ClipError, ConfigError
 from mmfuse.features.failures import Failure
@@ -58,9 +59,10 @@ def make_features(
         progress.start(count)
         for task in tasks(islice(corpus.clips(), count), count):
             for clip in task:
-                _note_empty(clip, writer, report)
-                for maker in makers:
-                    _make(clip, maker, writer, report, retry_failed=retry_failed)
+                with signals_held():
+                    _note_empty(clip, writer, report)
+                    for maker in makers:
+                        _make(clip, maker, writer, report, retry_failed=retry_failed)
                 progress.advance(report)
             ids = [clip.id for clip in task]
             for maker in makers:

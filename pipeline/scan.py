@@ -8,6 +8,7 @@ from typing import Any
 
 from mmfuse.features.audio import read_audio
 from mmfuse.features.clip import Clip, midi_offset_s
+from mmfuse.features.console import signals_held
 from mmfuse.features.corpus import Corpus
 from mmfuse.features.errors import ClipError
 from mmfuse.features.midi_file import read_midi
@@ -82,8 +83,9 @@ def scan_corpus(corpus: Corpus, progress: Progress, *, limit: int | None = None)
     for clip in islice(corpus.clips(), found.clips):
         found.splits[clip.split or "none"] += 1
         found.labels[clip.label or "none"] += 1
-        for modality, probe in (("audio", _audio), ("midi", _midi), ("text", _text)):
-            _try(modality, probe, clip, found)
+        with signals_held():
+            for modality, probe in (("audio", _audio), ("midi", _midi), ("text", _text)):
+                _try(modality, probe, clip, found)
         progress.advance(found)
     return found
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 LIEDER8 = Path(__file__).parents[2] / "shared" / "data" / "lieder8"
@@ -31,3 +32,46 @@ def features_toml(tmp_path):
     path = tmp_path / "features.toml"
     path.write_text("[preprocessing.audio]\n[preprocessing.midi]\n[preprocessing.text]\n")
     return path
+
+
+@pytest.fixture
+def others_agree():
+    """Compare all entries of a store with what three other Zarr readers see; how many were."""
+
+    def compare(path):
+        from mmfuse.features.store import open_store
+
+        store, compared = open_store(path), 0
+        for key, spec in store.specs().items():
+            stream = store[key]
+            for reader in ("zarr", "tensorstore", "zarrs"):
+                values, starts, lengths = (
+                    _other_open(path / key / name, reader)
+                    for name in ("values", "starts", "lengths")
+                )
+                starts, lengths = np.asarray(starts[:]), np.asarray(lengths[:])
+                for entry, (start, rows) in enumerate(zip(starts, lengths, strict=True)):
+                    found = np.asarray(values[start : start + rows])
+                    assert found.dtype == np.dtype(spec.dtype)
+                    assert found.tobytes() == stream.at(entry).tobytes(), (reader, key, entry)
+                    compared += 1
+        return compared
+
+    return compare
+
+
+def _other_open(path, reader):
+    """The array as another reader opens it; slices of it turn into numpy arrays."""
+    if reader == "tensorstore":
+        import tensorstore as ts
+
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
+        return ts.open(spec, read=True).result()
+    import zarr
+
+    if reader == "zarrs":
+        import zarrs  # noqa: F401
+    pipeline = {"zarr": "zarr.core.codec_pipeline.BatchedCodecPipeline",
+                "zarrs": "zarrs.ZarrsCodecPipeline"}[reader]  # fmt: skip
+    with zarr.config.set({"codec_pipeline.path": pipeline}):
+        return zarr.open_array(path, mode="r")

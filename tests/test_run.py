@@ -74,6 +74,10 @@ def test_every_modality_of_every_clip_is_in_the_store(sample, whole):
     assert store.failures().num_rows == 0
 
 
+def test_three_other_readers_see_the_same_bits(whole, others_agree):
+    assert others_agree(whole) == 3 * len(contents(whole))
+
+
 def test_a_second_run_does_nothing(sample, whole, features_toml):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("values/c/*/*")}
     report = run(features_toml, sample, whole)
