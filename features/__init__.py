@@ -1,1 +1,1 @@
-"""What a feature is: exact time, clips, stream specs, the store, decoding, tokens, mel, encoders."""
+"""What a feature is: exact time, clips, stream specs, the store, decoding, tokens, mel."""

@@ -66,10 +66,10 @@ def scan_track(data: bytes, pos: int, end: int, budget: int) -> TrackScan:
         delta, pos = quantity(data, pos, end)
         if pos - begin > 4 and delta >= 0:
             fault("vlq_long", begin)
+        tick += max(delta, 0)
         if delta < 0 or pos >= end:
             fault("cut" if pos >= end else "vlq_wild", begin)
             break
-        tick += delta
         budget -= 1
         first = data[pos]
         if first < 0x80 and not status:

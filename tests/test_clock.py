@@ -5,6 +5,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mmfuse.features.clock import FrameRate, Timecode, wrap_s
 from mmfuse.features.errors import AlignError
 
