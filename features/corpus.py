@@ -26,7 +26,7 @@ SPLITS = {"train": "train", "training": "train", "validation": "validation", "va
 _MODALITIES = ("text", "audio", "audio_path", "midi", "midi_path")
 
 
-def open_corpus(path: Path, columns: Mapping[str, str] | None = None) -> "Corpus":
+def open_corpus(path: Path | str, columns: Mapping[str, str] | None = None) -> "Corpus":
     """Open a manifest (Parquet, JSONL, CSV) or a folder.
 
     Args:
@@ -37,8 +37,8 @@ def open_corpus(path: Path, columns: Mapping[str, str] | None = None) -> "Corpus
     Raises:
         ConfigError: nothing there that can be read, or columns are missing.
     """
-    root, rows = open_rows(path)
-    return Corpus(path, root, rows, dict(columns or {}))
+    root, rows = open_rows(Path(path))
+    return Corpus(Path(path), root, rows, dict(columns or {}))
 
 
 class Corpus:

@@ -140,9 +140,7 @@ def test_a_wrong_row_is_named_with_column_and_mend(tmp_path, form, change, messa
 
 def test_files_that_are_all_elsewhere_are_told_before_the_run(tmp_path):
     path = write(tmp_path, ROWS)
-    with pytest.raises(
-        ConfigError, match="not one of the first 4 files is there"
-    ):
+    with pytest.raises(ConfigError, match="not one of the first 4 files is there"):
         open_corpus(path).check()
 
 

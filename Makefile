@@ -1,0 +1,80 @@
+# Everything one types. Every target makes .venv itself, and again when the dependencies change.
+# Overridable: PYTHON, CONFIG, CORPUS, STORE, PYTEST_ARGS, BENCH_ARGS.
+
+PYTHON ?= python3
+CONFIG ?= configs/late.toml
+CORPUS ?=
+STORE ?=
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+BIN := .venv/bin
+PACKAGES := features pipeline trainer
+LINKS := $(PACKAGES:%=.types/mmfuse/%)
+PLANS := early late text_only audio_only midi_only
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo features train check test test-full bench docs clean distclean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+install: .venv/.test ## .venv with mmfuse and what tests and checks need
+
+demo: .venv/.test ## sample corpus -> features -> five trained models -> their comparison
+	$(BIN)/mmfeat sample demo/corpus
+	$(BIN)/mmfeat run configs/late.toml
+	for plan in $(PLANS); do $(BIN)/mmtrain run configs/$$plan.toml --overwrite || exit; done
+	$(BIN)/mmtrain compare $(PLANS:%=runs/%)
+
+features: .venv/.test ## streams that CONFIG asks for; CORPUS=... STORE=... stand in for [data]
+	$(BIN)/mmfeat run $(CONFIG) $(CORPUS:%=--corpus %) $(STORE:%=--store %)
+
+train: .venv/.test ## the model that CONFIG describes; CORPUS=... STORE=... as for features
+	$(BIN)/mmtrain run $(CONFIG) $(CORPUS:%=--set data.corpus=%) $(STORE:%=--set data.store=%)
+
+check: .venv/.test $(LINKS) ## style, types, layout
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES:%=-p mmfuse.%)
+	$(BIN)/pytest -q tests/test_layout.py
+
+test: .venv/.test ## every test but the slow ones; PYTEST_ARGS="-k store"
+	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+
+test-full: .venv/.test ## every test
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+bench: .venv/.bench ## speed of the reader beside other Zarr readers; BENCH_ARGS=--json
+	$(BIN)/python tests/benchmarks/reader.py $(BENCH_ARGS)
+
+docs: .venv/.docs ## site/ from docs/, with docs/cli.md written anew from --help
+	$(BIN)/python docs/make_cli.py
+	$(BIN)/mkdocs build --strict
+
+clean: ## remove what the other targets made, except .venv
+	rm -rf demo $(PLANS:%=runs/%) site build dist *.egg-info .types
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find $(PACKAGES) tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## clean, and .venv
+	rm -rf .venv
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is \
+	needed, this is " + sys.version.split()[0] + "; name one: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+
+# The stamp of a set of extras; bench and docs come on top of test and check.
+.venv/.test: pyproject.toml requirements.lock | .venv/bin/python
+	$(BIN)/pip install -c requirements.lock -e '.[test,check]'
+	touch $@
+
+.venv/.bench .venv/.docs: .venv/.%: .venv/.test
+	$(BIN)/pip install -c requirements.lock -e '.[$*]'
+	touch $@
+
+.types/mmfuse/%:
+	mkdir -p $(@D)
+	ln -sfn ../../$* $@
