@@ -70,7 +70,7 @@ class AudioInfo:
 class Audio:
     """One decoded recording: (N,) float32 mono at `rate_hz`; `frames` is N, as decoded."""
 
-    samples_N: Samples  # noqa: N815 (shape suffix)
+    samples_N: Samples
     rate_hz: int
     channels: int
     frames: int

@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmfuse.features.layout import write_durably
+from mmfuse.features.errors import StoreError
+from mmfuse.features.layout import META, require_regular, write_durably
 
 SCHEMA = pa.schema(
     [
@@ -33,16 +34,33 @@ class Failure:
     content: bytes
 
 
+def read_failures(root: Path) -> pa.Table:
+    """The table of a store; empty where it has none.
+
+    Raises:
+        StoreError: it is a link, or no such table.
+    """
+    path = root / META / "failures.parquet"
+    if not path.is_symlink() and not path.exists():
+        return SCHEMA.empty_table()
+    require_regular(root, path)
+    try:
+        return pq.read_table(path, schema=SCHEMA)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(
+            f"{path} is damaged: {error}; remove it, and failed clips are tried anew"
+        ) from None
+
+
 class Failures:
     """The table of a store, keyed by clip and stream; `save` replaces the file as one step."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, root: Path) -> None:
+        self._path = root / META / "failures.parquet"
         self._rows: dict[tuple[str, str], Failure] = {}
         self._dirty = False
-        if path.exists():
-            for row in pq.read_table(path, schema=SCHEMA).to_pylist():
-                self._rows[row["clip_id"], row["stream"]] = Failure(**row)
+        for row in read_failures(root).to_pylist():
+            self._rows[row["clip_id"], row["stream"]] = Failure(**row)
 
     def __len__(self) -> int:
         return len(self._rows)

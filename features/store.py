@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mmfuse.features import layout
 from mmfuse.features.errors import MissingError, StoreError
-from mmfuse.features.failures import SCHEMA as FAILURES_SCHEMA
+from mmfuse.features.failures import read_failures
 from mmfuse.features.index import SCHEMA, read_sidecar
 from mmfuse.features.spec import Array, StreamSpec, frame_times_s
 from mmfuse.features.writer import read_manifest
@@ -83,11 +82,7 @@ class FeatureStore:
 
     def failures(self) -> pa.Table:
         """The failures table: clip id, stage, reason, detail, stream, content hash."""
-        path = self.path / layout.META / "failures.parquet"
-        if not path.exists():
-            return FAILURES_SCHEMA.empty_table()
-        layout.require_regular(self.path, path)
-        return pq.read_table(path, schema=FAILURES_SCHEMA)
+        return read_failures(self.path)
 
 
 class Stream:

@@ -24,7 +24,7 @@ from mmfuse.features.index import Record, read_sidecar, root_of, sidecar_bytes, 
 from mmfuse.features.spec import Entry, StreamSpec
 
 _SYNC_BYTES = 64 * 2**20
-_EMPTY = {"format": layout.FORMAT_VERSION, "version": 0, "streams": {}, "root": None}
+_EMPTY = json.dumps({"format": layout.FORMAT_VERSION, "version": 0, "streams": {}, "root": None})
 
 
 class StoreWriter:
@@ -54,10 +54,14 @@ class StoreWriter:
                 f"another process is writing to {root}; wait for it, or name another --store"
             ) from None
         self._manifest_path = meta / "manifest.json"
-        self.manifest: dict[str, Any] = (
-            read_manifest(root) if self._manifest_path.exists() else json.loads(json.dumps(_EMPTY))
-        )
-        self.failures = Failures(meta / "failures.parquet")
+        try:
+            self.manifest: dict[str, Any] = (
+                read_manifest(root) if self._manifest_path.exists() else json.loads(_EMPTY)
+            )
+            self.failures = Failures(root)
+        except BaseException:
+            self._lock.close()
+            raise
         self._streams: dict[str, StreamWriter] = {}
 
     def __enter__(self) -> "StoreWriter":

@@ -117,6 +117,7 @@ def _tokenizer(config: TextPreprocessing, corpus: Corpus, writer: StoreWriter) -
 
         trained = train_bpe(texts, config.vocab_size)
         layout.write_durably(path, trained.encode())
+    layout.require_regular(writer.root, path)
     return path.read_text(encoding="utf-8")
 
 

@@ -351,3 +351,14 @@ def test_spec_round_trips_and_every_part_of_it_is_in_the_fingerprint():
         StreamSpec("logmel", "audio", (8,), "float16", MEL.params, Timing("none")),
     ]
     assert len({MEL.fingerprint, *(spec.fingerprint for spec in others)}) == 5
+
+
+def test_a_failures_table_that_is_a_link_or_damaged_is_refused(store, tmp_path):
+    path = store / "_mm" / "failures.parquet"
+    path.write_bytes(b"no table")
+    with pytest.raises(StoreError, match="damaged.*remove it"):
+        StoreWriter(store)
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="link or a device"):
+        open_store(store).failures()
