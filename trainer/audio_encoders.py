@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from mmfuse.trainer.layers import Downsample, Encoded, blank, masked_max, masked_mean
+from mmfuse.trainer.layers import Downsample, Encoded, blank, masked_max, masked_mean, strides
 
 
 class MelCNNEncoder(nn.Module):
-    """Convolutions over log-mel frames, shortened four- or eightfold, then mean and maximum.
+    """Convolutions over log-mel frames, shortened to a fraction, then mean and maximum.
 
     Bands are standardised with mean and deviation of the training split, kept as buffers. In
     training, one stretch of bands and one of frames are blanked per clip.
@@ -19,7 +19,12 @@ class MelCNNEncoder(nn.Module):
     deviation_F: Tensor
 
     def __init__(
-        self, bands: int, hidden_dim: int, layers: int, dropout: float, mask_bands: int,
+        self,
+        bands: int,
+        hidden_dim: int,
+        stride: int,
+        dropout: float,
+        mask_bands: int,
         mask_frames: int,
     ) -> None:
         super().__init__()
@@ -27,8 +32,8 @@ class MelCNNEncoder(nn.Module):
         self.register_buffer("mean_F", torch.zeros(bands))
         self.register_buffer("deviation_F", torch.ones(bands))
         self.shorten = nn.ModuleList(
-            Downsample(bands if i == 0 else hidden_dim, hidden_dim, 2, dropout)
-            for i in range(layers)
+            Downsample(hidden_dim if i else bands, hidden_dim, step, dropout)
+            for i, step in enumerate(strides(stride))
         )
         self.pool = nn.Linear(2 * hidden_dim + 2 * bands, hidden_dim)
 
@@ -38,11 +43,12 @@ class MelCNNEncoder(nn.Module):
         self.deviation_F.copy_(deviation_F.clamp(min=1e-3))
 
     def forward(self, x_BTF: Tensor, mask_BT: Tensor, times_BT: Tensor) -> Encoded:
-        """Frames (B, T, F) in dB, mask, times -> T / 2**layers steps."""
+        """Frames (B, T, F) in dB, mask, times -> T / stride steps."""
         x_BTF = blank(x_BTF.float(), mask_BT)
         x_BTF = blank((x_BTF - self.mean_F) / self.deviation_F, mask_BT)
         mean_BF = masked_mean(x_BTF, mask_BT)
-        spread_BF = masked_mean((x_BTF - mean_BF.unsqueeze(1)) ** 2, mask_BT).add(1e-6).sqrt()
+        variance_BF = masked_mean(x_BTF**2, mask_BT) - mean_BF**2
+        spread_BF = variance_BF.clamp(min=1e-6).sqrt()
         if self.training:
             x_BTF = self._augmented(x_BTF)
         for shorten in self.shorten:

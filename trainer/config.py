@@ -5,7 +5,7 @@ The same TOML serves `mmfeat run`, which reads `[data]` and `[preprocessing.*]` 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,53 +18,55 @@ class MelCNNConfig(Strict):
     """Convolutions over the `logmel` stream."""
 
     type: Literal["mel_cnn"] = "mel_cnn"
-    hidden_dim: int = Field(64, ge=8)  # channels of every layer
-    layers: int = Field(3, ge=1, le=8)  # each halves the frame rate: 3 make 160 ms of 20 ms
-    dropout: float = Field(0.1, ge=0, lt=1)
-    mask_bands: int = Field(16, ge=0)  # longest stretch of mel bands blanked in training
-    mask_frames: int = Field(50, ge=0)  # longest stretch of frames blanked in training
+    hidden_dim: int = Field(default=64, ge=8)  # channels of every layer
+    stride: Literal[2, 4, 8, 16] = 8  # frames in one step of the result: 160 ms of 20 ms
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    mask_bands: int = Field(default=16, ge=0)  # longest stretch of mel bands blanked in training
+    mask_frames: int = Field(default=50, ge=0)  # longest stretch of frames blanked in training
 
 
 class EventBasedConfig(Strict):
     """A transformer over the `midi_tokens` stream."""
 
     type: Literal["event_based"] = "event_based"
-    hidden_dim: int = Field(64, ge=8)
-    layers: int = Field(1, ge=0, le=24)  # of attention
-    attention_heads: int = Field(4, ge=1)
+    hidden_dim: int = Field(default=64, ge=8)
+    layers: int = Field(default=1, ge=0, le=24)  # of attention
+    attention_heads: int = Field(default=4, ge=1)
     stride: Literal[1, 2, 4, 8, 16] = 8  # events in one step of attention
-    dropout: float = Field(0.1, ge=0, lt=1)
-    token_dropout: float = Field(0.1, ge=0, lt=1)  # share of events hidden in training
-    transpose: int = Field(0, ge=0, le=12)  # semitones up or down, drawn per clip in training
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    token_dropout: float = Field(default=0.1, ge=0, lt=1)  # share of events hidden in training
+    transpose: int = Field(
+        default=0, ge=0, le=12
+    )  # semitones up or down, drawn per clip in training
 
 
 class TextEncoderConfig(Strict):
     """A small transformer and a bag of subwords over the `text_tokens` stream."""
 
     type: Literal["text"] = "text"
-    hidden_dim: int = Field(64, ge=8)
-    layers: int = Field(1, ge=0, le=24)
-    attention_heads: int = Field(4, ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    token_dropout: float = Field(0.1, ge=0, lt=1)  # share of tokens hidden in training
+    hidden_dim: int = Field(default=64, ge=8)
+    layers: int = Field(default=1, ge=0, le=24)
+    attention_heads: int = Field(default=4, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    token_dropout: float = Field(default=0.1, ge=0, lt=1)  # share of tokens hidden in training
 
 
 class LateFusionConfig(Strict):
     """Pooled vectors side by side."""
 
     type: Literal["late"] = "late"
-    hidden_dim: int = Field(64, ge=8)  # of each modality's vector
-    dropout: float = Field(0.2, ge=0, lt=1)
+    hidden_dim: int = Field(default=64, ge=8)  # of each modality's vector
+    dropout: float = Field(default=0.2, ge=0, lt=1)
 
 
 class EarlyFusionConfig(Strict):
     """One joint transformer over all streams."""
 
     type: Literal["early"] = "early"
-    hidden_dim: int = Field(64, ge=8)
-    layers: int = Field(1, ge=1, le=24)
-    attention_heads: int = Field(4, ge=1)
-    dropout: float = Field(0.2, ge=0, lt=1)
+    hidden_dim: int = Field(default=64, ge=8)
+    layers: int = Field(default=1, ge=1, le=24)
+    attention_heads: int = Field(default=4, ge=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
 
 
 class ModelConfig(Strict):
@@ -99,28 +101,32 @@ class ModelConfig(Strict):
 class TrainConfig(Strict):
     """How the model is fitted."""
 
-    seed: int = Field(0, ge=0)
-    epochs: int = Field(40, ge=1)  # at most; early stopping may end sooner
-    batch_size: int = Field(32, ge=1)  # clips
-    lr: float = Field(2e-3, gt=0)  # peak, after warm-up
-    warmup_steps: int = Field(20, ge=0)  # optimizer steps
-    weight_decay: float = Field(0.05, ge=0)  # AdamW's, on matrices only
-    grad_clip: float = Field(1.0, ge=0)  # global L2 norm; 0 turns clipping off
-    patience: int = Field(15, ge=1)  # epochs without a better validation macro-F1
-    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+    epochs: int = Field(default=40, ge=1)  # at most; early stopping may end sooner
+    batch_size: int = Field(default=32, ge=1)  # clips
+    lr: float = Field(default=2e-3, gt=0)  # peak, after warm-up
+    warmup_steps: int = Field(default=20, ge=0)  # optimizer steps
+    weight_decay: float = Field(default=0.05, ge=0)  # AdamW's, on matrices only
+    grad_clip: float = Field(default=1.0, ge=0)  # global L2 norm; 0 turns clipping off
+    patience: int = Field(default=15, ge=1)  # epochs without a better validation macro-F1
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     class_weights: bool = False  # weigh classes by inverse frequency
-    unimodal_weight: float = Field(0.5, ge=0)  # loss of each modality's own head; 0 turns them off
-    modality_dropout: float = Field(0.1, ge=0, lt=1)  # per clip and modality; never all of them
-    ema: float = Field(0.0, ge=0, lt=1)  # average of weights that is evaluated; 0 turns it off
-    crop_s: float = Field(0.0, ge=0)  # seconds of a random crop, in training; 0 takes whole clips
-    threads: int = Field(2, ge=1)  # of the CPU; part of what makes numbers reproducible
+    unimodal_weight: float = Field(default=0.5, ge=0)  # of the modalities' own heads; 0: none
+    modality_dropout: float = Field(default=0.1, ge=0, lt=1)  # per clip; never all
+    ema: float = Field(
+        default=0.0, ge=0, lt=1
+    )  # average of weights that is evaluated; 0 turns it off
+    crop_s: float = Field(
+        default=0.0, ge=0
+    )  # seconds of a random crop, in training; 0 takes whole clips
+    threads: int = Field(default=2, ge=1)  # of the CPU; part of what makes numbers reproducible
 
 
 class EvalConfig(Strict):
     """How the result is measured."""
 
-    batch_size: int = Field(64, ge=1)  # clips
-    bootstrap: int = Field(2000, ge=100)  # resamples behind each interval
+    batch_size: int = Field(default=64, ge=1)  # clips
+    bootstrap: int = Field(default=2000, ge=100)  # resamples behind each interval
     subsets: bool = True  # score every subset of the modalities
 
 

@@ -9,7 +9,6 @@ Shapes: B batch, T row, M modality.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmfuse.features.corpus import open_corpus
-from mmfuse.features.errors import ConfigError, MissingError
 from mmfuse.features.spec import StreamSpec
-from mmfuse.features.store import FeatureStore, Stream, open_store
-from mmfuse.trainer.config import RunConfig
-from mmfuse.trainer.encoders import STREAMS
+from mmfuse.features.store import Stream
 
 SPLITS = ("train", "validation", "test")
 _BUCKET_BATCHES = 16  # batches whose clips are sorted by length together
@@ -67,7 +62,7 @@ class Dataset:
         }
         self.present_NM = np.stack([rows > 0 for rows in self.rows.values()], axis=1)
         self._buffers: dict[str, Tensor] = {}
-        self._times: dict[tuple[str, int], NDArray[np.float64]] = {}
+        self._times: dict[tuple[str, int], NDArray[np.float32]] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -125,12 +120,15 @@ class Dataset:
             x[name], times_s[name], mask[name] = self._padded(name, parts)
             present.append(mask[name].any(dim=1))
         return Batch(
-            clips, x, mask, times_s, torch.stack(present, dim=1), torch.from_numpy(self.label[clips])
+            clips,
+            x,
+            mask,
+            times_s,
+            torch.stack(present, dim=1),
+            torch.from_numpy(self.label[clips]),
         )
 
-    def batches(
-        self, clips: NDArray[np.int64], batch_size: int
-    ) -> Iterator[Batch]:
+    def batches(self, clips: NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
         """Whole clips, the shorter ones first."""
         length = np.stack(list(self.rows.values())).sum(axis=0)
         ordered = clips[np.argsort(length[clips], kind="stable")]
@@ -151,10 +149,10 @@ class Dataset:
         mean = total / rows
         return mean.float(), (squares / rows - mean**2).clamp(min=0).sqrt().float()
 
-    def _times_of(self, name: str, entry: int) -> NDArray[np.float64]:
+    def _times_of(self, name: str, entry: int) -> NDArray[np.float32]:
         key = (name, entry)
         if key not in self._times:
-            self._times[key] = self.streams[name].frame_times_s(entry)
+            self._times[key] = self.streams[name].frame_times_s(entry).astype(np.float32)
         return self._times[key]
 
     def _span(self, clip: int, crop_s: float, rng: np.random.Generator) -> tuple[float, float]:
@@ -170,10 +168,10 @@ class Dataset:
 
     def _rows_of(
         self, name: str, entry: int, span: tuple[float, float] | None
-    ) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
         stream = self.streams[name]
         if entry < 0:
-            return np.empty((0, *stream.spec.item), stream.spec.dtype), np.empty(0)
+            return np.empty((0, *stream.spec.item), stream.spec.dtype), np.empty(0, np.float32)
         values, times = stream.at(entry), self._times_of(name, entry)
         if span is None or stream.spec.timing.kind == "none":
             return values, times
@@ -181,7 +179,7 @@ class Dataset:
         return values[first:last], times[first:last]
 
     def _padded(
-        self, name: str, parts: list[tuple[NDArray[Any], NDArray[np.float64]]]
+        self, name: str, parts: list[tuple[NDArray[Any], NDArray[np.float32]]]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, *item), times (B, T) and mask (B, T), in buffers that the next call overwrites.
 
@@ -207,79 +205,3 @@ class Dataset:
             kept = torch.from_numpy(np.empty(size + size // 4, dtype=dtype))
             self._buffers[name] = kept
         return kept[:size].view(shape)
-
-
-def load_dataset(config: RunConfig, config_path: Path) -> Dataset:
-    """The corpus and the streams that a run configuration names.
-
-    Raises:
-        ConfigError: no corpus or store is named, or a split has no labelled clips.
-        MissingError: a stream is not in the store, or was made with other settings; the message
-            ends with the command that makes it.
-    """
-    data = config.data
-    if data.corpus is None or data.store is None:
-        key = "corpus" if data.corpus is None else "store"
-        raise ConfigError(f"{config_path}: data.{key} is missing; add it, or --{key} PATH")
-    make = f"mmfeat run {config_path} --corpus {data.corpus} --store {data.store}"
-    if not data.store.exists():
-        raise MissingError(f"no feature store at {data.store}; make it with: {make}")
-    table = open_corpus(data.corpus, data.columns).labels().to_pydict()
-    rows = [
-        (clip_id, split, label)
-        for clip_id, split, label in zip(table["id"], table["split"], table["label"], strict=True)
-        if split in SPLITS and label is not None
-    ]
-    for split in SPLITS:
-        if not any(row[1] == split for row in rows):
-            raise ConfigError(
-                f"corpus {data.corpus} has no labelled clips in split {split!r}; give every clip "
-                f"a label and a split ({', '.join(SPLITS)})"
-            )
-    store = open_store(data.store)
-    streams = {
-        name: _matching(store, STREAMS[encoder.type], getattr(config.preprocessing, name), make)
-        for name, encoder in config.model.encoders().items()
-    }
-    ids, splits, labels = zip(*rows, strict=True)
-    return Dataset(ids, splits, labels, streams)
-
-
-def _matching(store: FeatureStore, name: str, section: Any, make: str) -> Stream:
-    """The stream of that name made as the section of `[preprocessing]` says.
-
-    Only what both state is compared.
-    """
-    wanted = section.model_dump() if section is not None else {}
-    specs = {key: spec for key, spec in store.specs().items() if spec.name == name}
-    if not specs:
-        raise MissingError(f"store {store.path} has no stream {name!r}; make it with: {make}")
-    differing: tuple[str, Any, Any] = ("", None, None)
-    fitting = []
-    for key, spec in specs.items():
-        stated = _stated(spec)
-        others = [k for k, v in wanted.items() if k in stated and stated[k] != v]
-        if others:
-            differing = (others[0], stated[others[0]], wanted[others[0]])
-        else:
-            fitting.append(key)
-    if not fitting:
-        key, theirs, ours = differing
-        raise MissingError(
-            f"store {store.path} holds {name} with {key} = {theirs!r}, the configuration says "
-            f"{ours!r}; make it with: {make}"
-        )
-    if len(fitting) > 1:
-        raise MissingError(
-            f"store {store.path} holds {len(fitting)} streams {name!r} that fit the configuration "
-            f"({', '.join(fitting)}); use a store of its own: {make}.new"
-        )
-    return store[fitting[0]]
-
-
-def _stated(spec: StreamSpec) -> dict[str, Any]:
-    """Plain parameters of a spec by name, one level of nesting opened."""
-    stated: dict[str, Any] = {}
-    for name, value in spec.params.items():
-        stated.update(value if isinstance(value, dict) else {name: value})
-    return {k: v for k, v in stated.items() if isinstance(v, bool | int | float | str)}

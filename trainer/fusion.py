@@ -123,7 +123,7 @@ class EarlyFusion(MultimodalFusion):
         means = [
             masked_mean(segment_BTD, segment_BT)
             for segment_BTD, segment_BT in zip(
-                x_BTD.split(sizes, dim=1), mask_BT.split(sizes, dim=1), strict=True
+                torch.split(x_BTD, sizes, dim=1), torch.split(mask_BT, sizes, dim=1), strict=True
             )
         ]
         return torch.cat(means, dim=1)

@@ -1,8 +1,8 @@
 """What encoders and fusions share: the record they exchange, masked pooling, attention, time.
 
 Shapes: B batch, T time step, D width, H head, C channel, M modality, F field. A mask is True where
-there is something. Padding and missing clips may hold anything, NaN included: `blank` removes it
-before any arithmetic, because 0 * NaN is NaN, in the gradient too.
+there is something. Padding and missing clips may hold anything, NaN included: encoders `blank` what
+they are given before any arithmetic, because 0 * NaN is NaN, in the gradient too.
 """
 
 import math
@@ -33,9 +33,9 @@ def blank(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
 
 
 def masked_mean(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    """Mean over valid steps, (B, D); zeros where there is none."""
-    count_B1 = mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
-    return blank(x_BTD, mask_BT).sum(dim=1) / count_B1
+    """Mean over valid steps, (B, D); zeros where there is none. All of x has to be finite."""
+    share_BT = mask_BT / mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
+    return torch.bmm(share_BT.unsqueeze(1), x_BTD).squeeze(1)
 
 
 def masked_max(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
@@ -45,7 +45,9 @@ def masked_max(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     return torch.where(mask_BT.any(dim=1, keepdim=True), peak_BD, torch.zeros_like(peak_BD))
 
 
-def time_features(times_BT: Tensor, dim: int, shortest_s: float = 0.1, longest_s: float = 60.0) -> Tensor:
+def time_features(
+    times_BT: Tensor, dim: int, shortest_s: float = 0.1, longest_s: float = 60.0
+) -> Tensor:
     """Sines and cosines of time at periods from `shortest_s` to `longest_s`: (B, T, dim).
 
     Steps without a time (NaN) get zeros. `dim` is even.
@@ -99,28 +101,39 @@ class TransformerLayer(nn.Module):
     def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """(B, T, D) and its mask -> (B, T, D)."""
         x_BTD = x_BTD + self.dropout(self.attention(self.norm_attention(x_BTD), mask_BT))
-        return x_BTD + self.dropout(self.mlp(self.norm_mlp(x_BTD)))
+        y_BTD: Tensor = x_BTD + self.dropout(self.mlp(self.norm_mlp(x_BTD)))
+        return y_BTD
 
 
 class Downsample(nn.Module):
     """Masked strided convolution over time: T steps become ceil(T / stride).
 
     Invalid steps count as the zeros beyond a clip's end, so padding changes nothing. A new step is
-    valid where its stride holds a valid one; its time is that of the first of them.
+    valid where its stride holds a valid one; its time is that of the first of them. Dropout takes
+    whole channels of a clip: neighbouring steps would tell what a single one hides.
     """
 
     def __init__(self, dim_in: int, dim_out: int, stride: int, dropout: float) -> None:
         super().__init__()
         self.stride = stride
-        self.conv = nn.Conv1d(dim_in, dim_out, 2 * stride + 1, stride=stride, padding=stride)
+        self.conv = nn.Conv1d(dim_in, dim_out, stride + 1, stride=stride, padding=stride // 2)
         self.norm = nn.LayerNorm(dim_out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout1d(dropout)
 
-    def forward(self, x_BTD: Tensor, mask_BT: Tensor, times_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x_BTD: Tensor, mask_BT: Tensor, times_BT: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, D), mask and times -> the same three with fewer steps."""
         y_BTD = self.conv(blank(x_BTD, mask_BT).transpose(1, 2)).transpose(1, 2)
-        y_BTD = self.dropout(F.gelu(self.norm(y_BTD)))
+        y_BTD = F.gelu(self.norm(y_BTD))
+        y_BTD = self.dropout(y_BTD.transpose(1, 2)).transpose(1, 2)
         steps = y_BTD.shape[1]
         short = steps * self.stride - mask_BT.shape[1]
         mask = F.pad(mask_BT, (0, max(short, 0)))[:, : steps * self.stride]
         return y_BTD, mask.view(-1, steps, self.stride).any(dim=2), times_BT[:, :: self.stride]
+
+
+def strides(stride: int) -> list[int]:
+    """A power of two as the strides of convolutions, fours first: 8 -> [4, 2]."""
+    powers = stride.bit_length() - 1
+    return [4] * (powers // 2) + [2] * (powers % 2)

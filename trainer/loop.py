@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mmfuse.features.errors import ConfigError
 from mmfuse.trainer import metrics
 from mmfuse.trainer.config import TrainConfig
 from mmfuse.trainer.dataset import Batch, Dataset
@@ -22,6 +23,7 @@ from mmfuse.trainer.model import FusionModel, Output, drop_modalities, parameter
 
 Record = dict[str, float]
 _EVAL_CLIPS = 64
+_FILL = "fill_uninitialized_memory"
 
 
 @dataclass(slots=True)
@@ -40,14 +42,18 @@ def reproducible(seed: int, threads: int) -> Iterator[None]:
     """Same seed and threads, same bits on a CPU; torch's own state is as before afterwards."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     before = torch.get_num_threads()
+    memory = torch.utils.deterministic
+    fill = getattr(memory, _FILL)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
+        setattr(memory, _FILL, False)  # takes a sixth of the time, and nothing reads it
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(deterministic)
+            setattr(memory, _FILL, fill)
             torch.set_num_threads(before)
 
 
@@ -63,11 +69,8 @@ def fit(
     `report` gets one record an epoch.
     """
     clips, validation = data.clips_of("train"), data.clips_of("validation")
-    optimizer = torch.optim.AdamW(
-        [{k: v for k, v in g.items() if k != "names"} for g in parameter_groups(model, config.weight_decay)],
-        lr=config.lr,
-        foreach=True,
-    )
+    groups = parameter_groups(model, config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, foreach=True)
     steps_an_epoch = -(-len(clips) // config.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, cosine(config.warmup_steps, config.epochs * steps_an_epoch)
@@ -86,7 +89,7 @@ def fit(
                 output = model(batch, present_BM)
                 loss = loss_of(output, batch, present_BM, config, weights_C)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                torch.autograd.backward(loss)
                 if config.grad_clip:
                     nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
                 optimizer.step()
@@ -95,22 +98,25 @@ def fit(
                 if averaged is not model:
                     average(averaged, model, config.ema, result.steps)
                 losses.append(loss.detach())
-            probabilities_NC = predict(averaged, data, validation)
-            record = validated(data, validation, probabilities_NC)
+            if not torch.isfinite(torch.stack(losses)).all():
+                raise ConfigError(
+                    f"the loss is not finite in epoch {epoch}; lower train.lr = {config.lr:g}"
+                )
+            found = validated(data, validation, predict(averaged, data, validation))
             record = {
                 "epoch": epoch,
                 "step": result.steps,
-                "lr": schedule.get_last_lr()[0],
+                "lr": float(schedule.get_last_lr()[0]),
                 "train_loss": float(torch.stack(losses).mean()),
-                **{f"val_{name}": value for name, value in record.items()},
+                **{f"val_{name}": value for name, value in found.items()},
             }
             result.records.append(record)
-            report(record)
             if better(record, result.best):
                 result.best = {k.removeprefix("val_"): v for k, v in record.items() if "val_" in k}
                 result.best_epoch = epoch
                 best_state = copy.deepcopy(averaged.state_dict())
-            elif epoch - result.best_epoch >= config.patience:
+            report(record)
+            if epoch - result.best_epoch >= config.patience:
                 break
     except KeyboardInterrupt:
         result.interrupted = True
@@ -155,8 +161,6 @@ def loss_of(
     each = F.cross_entropy(
         output.logits_BC, batch.label_B, weights_C, label_smoothing=config.label_smoothing
     )
-    if not config.unimodal_weight or len(output.unimodal) < 2:
-        return each
     for m, logits_BC in enumerate(output.unimodal.values()):
         losses_B = F.cross_entropy(
             logits_BC,

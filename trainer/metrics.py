@@ -9,6 +9,7 @@ Shapes: N clip, C class, R resample.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from math import comb
 
 import numpy as np
@@ -115,7 +116,8 @@ def mcnemar(truth_N: Classes, predicted_N: Classes, against_N: Classes) -> float
     right, other = predicted_N == truth_N, against_N == truth_N
     only, others = int((right & ~other).sum()), int((~right & other).sum())
     n, k = only + others, min(only, others)
-    return min(1.0, 2 * sum(comb(n, i) for i in range(k + 1)) / 2**n)
+    tail: int = sum(comb(n, i) for i in range(k + 1))
+    return min(1.0, float(Fraction(2 * tail, 2**n)))
 
 
 def _resampled(

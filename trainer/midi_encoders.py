@@ -1,8 +1,10 @@
-"""Encoders of MIDI. Shapes: B batch, T event, F field, D width."""
+"""Encoders of MIDI. Shapes: B batch, T event, F field, D width, V token of the vocabulary."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmfuse.trainer.layers import (
@@ -12,11 +14,13 @@ from mmfuse.trainer.layers import (
     blank,
     masked_max,
     masked_mean,
+    strides,
     time_features,
 )
 from mmfuse.trainer.text_encoders import drop_tokens
 
-PITCHES, PITCH_CLASSES = 128, 12
+PITCHES, PITCH_CLASSES, OCTAVES = 128, 12, 11
+WIDEST = 12  # semitones
 
 
 class EventBasedEncoder(nn.Module):
@@ -26,12 +30,17 @@ class EventBasedEncoder(nn.Module):
     known of one key or register is known of all. Convolutions shorten the sequence before
     attention; a bag of events stands beside it.
 
-    `vocabulary` holds `size`, and the first ids `note_on` and `note_off` of 128 pitches each.
+    `vocabulary` is the stream's: `size`, and `[first, count]` of the tokens `note_on` and
+    `note_off`, one a pitch.
     """
+
+    class_V: Tensor
+    octave_V: Tensor
+    pitch_V: Tensor
 
     def __init__(
         self,
-        vocabulary: Mapping[str, int],
+        vocabulary: Mapping[str, Any],
         hidden_dim: int,
         layers: int,
         attention_heads: int,
@@ -44,18 +53,20 @@ class EventBasedEncoder(nn.Module):
         super().__init__()
         self.dim, self.token_dropout, self.transpose = hidden_dim, token_dropout, transpose
         self.token_field = token_field
-        self.note_on, self.note_off = vocabulary["note_on"], vocabulary["note_off"]
-        self.embedding = nn.Embedding(vocabulary["size"], hidden_dim, padding_idx=0)
+        for name, numbers_V in _anatomy(vocabulary).items():
+            self.register_buffer(name, numbers_V, persistent=False)
+        self.embedding = nn.Embedding(int(vocabulary["size"]), hidden_dim, padding_idx=0)
         self.pitch_class = nn.Embedding(2 * PITCH_CLASSES + 1, hidden_dim, padding_idx=0)
-        self.octave = nn.Embedding(2 * (PITCHES // PITCH_CLASSES + 1) + 1, hidden_dim, padding_idx=0)
+        self.octave = nn.Embedding(2 * OCTAVES + 1, hidden_dim, padding_idx=0)
         self.norm = nn.LayerNorm(hidden_dim)
         self.shorten = nn.ModuleList(
-            Downsample(hidden_dim, hidden_dim, 2, dropout) for _ in range(stride.bit_length() - 1)
+            Downsample(hidden_dim, hidden_dim, step, dropout) for step in strides(stride)
         )
         self.layers = nn.ModuleList(
             TransformerLayer(hidden_dim, attention_heads, dropout) for _ in range(layers)
         )
-        self.pool = nn.Linear(3 * hidden_dim, hidden_dim)
+        bag = int(vocabulary["size"]) + 2 * PITCH_CLASSES + 2 * OCTAVES + 2 + 2 * WIDEST + 2
+        self.pool = nn.Linear(2 * hidden_dim + bag, hidden_dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BTF: Tensor, mask_BT: Tensor, times_BT: Tensor) -> Encoded:
@@ -65,8 +76,7 @@ class EventBasedEncoder(nn.Module):
             tokens_BT = self._transposed(tokens_BT)
         if self.training and self.token_dropout:
             mask_BT = mask_BT & drop_tokens(mask_BT, self.token_dropout)
-        bag_BTD = self.norm(self._embed(tokens_BT))
-        sequence_BTD, steps_BT = bag_BTD, mask_BT
+        sequence_BTD, steps_BT = F.embedding(tokens_BT, self._table()), mask_BT
         for shorten in self.shorten:
             sequence_BTD, steps_BT, times_BT = shorten(sequence_BTD, steps_BT, times_BT)
         sequence_BTD = self.dropout(sequence_BTD + time_features(times_BT, self.dim))
@@ -75,7 +85,7 @@ class EventBasedEncoder(nn.Module):
         pooled_BD = self.pool(
             torch.cat(
                 [
-                    masked_mean(bag_BTD, mask_BT),
+                    self._bag(tokens_BT, mask_BT),
                     masked_mean(sequence_BTD, steps_BT),
                     masked_max(sequence_BTD, steps_BT),
                 ],
@@ -84,28 +94,63 @@ class EventBasedEncoder(nn.Module):
         )
         return Encoded(blank(sequence_BTD, steps_BT), steps_BT, pooled_BD, times_BT)
 
-    def _pitch(self, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Pitch (or -1) and 0 for NOTE_ON, 1 for NOTE_OFF."""
-        off_BT = (tokens_BT >= self.note_off) & (tokens_BT < self.note_off + PITCHES)
-        on_BT = (tokens_BT >= self.note_on) & (tokens_BT < self.note_on + PITCHES)
-        pitch_BT = tokens_BT - torch.where(off_BT, self.note_off, self.note_on)
-        return torch.where(on_BT | off_BT, pitch_BT, -1), off_BT.long()
-
-    def _embed(self, tokens_BT: Tensor) -> Tensor:
-        pitch_BT, off_BT = self._pitch(tokens_BT)
-        note_BT = pitch_BT >= 0
-        octaves = PITCHES // PITCH_CLASSES + 1
-        class_BT = torch.where(note_BT, 1 + pitch_BT % PITCH_CLASSES + PITCH_CLASSES * off_BT, 0)
-        octave_BT = torch.where(note_BT, 1 + pitch_BT // PITCH_CLASSES + octaves * off_BT, 0)
-        embedded: Tensor = (
-            self.embedding(tokens_BT) + self.pitch_class(class_BT) + self.octave(octave_BT)
+    def _table(self) -> Tensor:
+        """What each token looks like, (V, D): far fewer rows than a batch has events."""
+        table_VD: Tensor = self.norm(
+            self.embedding.weight + self.pitch_class(self.class_V) + self.octave(self.octave_V)
         )
-        return embedded
+        return table_VD
+
+    def _bag(self, tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Roots of the shares of events, pitch classes and octaves, scaled to about 1: (B, bag).
+
+        Roots, because the few frequent events would hide what the many rare ones tell.
+
+        Source: the Hellinger distance, as Arandjelovic & Zisserman 2012 (RootSIFT).
+        """
+        weight_BT = mask_BT / mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
+        parts = []
+        for numbers_BT, size in (
+            (tokens_BT, len(self.class_V)),
+            (self.class_V[tokens_BT], 2 * PITCH_CLASSES + 1),
+            (self.octave_V[tokens_BT], 2 * OCTAVES + 1),
+            (self._intervals(tokens_BT, mask_BT), 2 * WIDEST + 2),
+        ):
+            share_BV = torch.zeros(len(tokens_BT), size).scatter_add(1, numbers_BT, weight_BT)
+            parts.append((share_BV * size).sqrt())
+        return torch.cat(parts, dim=1)
+
+    def _intervals(self, tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Semitones from the last NOTE_ON to this one, 1..2 * WIDEST + 1; 0 for other events."""
+        on_BT = mask_BT & (self.octave_V[tokens_BT] > 0) & (self.octave_V[tokens_BT] <= OCTAVES)
+        steps_T = torch.arange(tokens_BT.shape[1])
+        last_BT = torch.where(on_BT, steps_T, -1).cummax(dim=1).values
+        before_BT = F.pad(last_BT, (1, -1), value=-1)
+        pitch_BT = self.pitch_V[tokens_BT]
+        leap_BT = pitch_BT - pitch_BT.gather(1, before_BT.clamp(min=0))
+        known_BT = on_BT & (before_BT >= 0)
+        return torch.where(known_BT, leap_BT.clamp(-WIDEST, WIDEST) + WIDEST + 1, 0)
 
     def _transposed(self, tokens_BT: Tensor) -> Tensor:
         """Each clip moved by its own number of semitones; notes that would leave 0..127 stay."""
         by_B1 = torch.randint(-self.transpose, self.transpose + 1, (len(tokens_BT), 1))
-        pitch_BT, _ = self._pitch(tokens_BT)
+        pitch_BT = self.pitch_V[tokens_BT]
         moved_BT = pitch_BT + by_B1
         fits_BT = (pitch_BT >= 0) & (moved_BT >= 0) & (moved_BT < PITCHES)
         return torch.where(fits_BT, tokens_BT + by_B1, tokens_BT)
+
+
+def _anatomy(vocabulary: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Pitch class and octave of every token (0 where it is no note; NOTE_OFF has numbers of its
+    own), and its pitch (-1 where it is no note): (V,) int64 each.
+    """
+    size = int(vocabulary["size"])
+    class_V, octave_V, pitch_V = (torch.zeros(size, dtype=torch.int64) for _ in range(3))
+    pitch_V -= 1
+    for off, name in enumerate(("note_on", "note_off")):
+        first, count = vocabulary[name]
+        pitch = torch.arange(count)
+        pitch_V[first : first + count] = pitch
+        class_V[first : first + count] = 1 + pitch % PITCH_CLASSES + PITCH_CLASSES * off
+        octave_V[first : first + count] = 1 + pitch // PITCH_CLASSES + OCTAVES * off
+    return {"class_V": class_V, "octave_V": octave_V, "pitch_V": pitch_V}

@@ -32,19 +32,29 @@ class FusionModel(nn.Module):
         config: `[model]`.
         specs: spec of the stream of each modality, in the order of `Batch.present_BM`.
         classes: number of classes.
+        unimodal_heads: give each modality a head of its own, for its own loss; one modality alone
+            has none, its head would be the model's.
     """
 
-    def __init__(self, config: ModelConfig, specs: Mapping[str, StreamSpec], classes: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        specs: Mapping[str, StreamSpec],
+        classes: int,
+        *,
+        unimodal_heads: bool = True,
+    ) -> None:
         super().__init__()
         self.modalities = tuple(specs)
         encoders = config.encoders()
         self.encoders = nn.ModuleDict(
             {name: build_encoder(encoders[name], spec) for name, spec in specs.items()}
         )
-        dims = {name: int(self.encoders[name].dim) for name in specs}
+        dims = {name: section.hidden_dim for name, section in encoders.items()}
         self.fusion = build_fusion(config.fusion, dims)
         self.head = nn.Linear(self.fusion.out_dim, classes)
-        self.unimodal = nn.ModuleDict({name: nn.Linear(dims[name], classes) for name in specs})
+        alone = dims if unimodal_heads and len(dims) > 1 else {}
+        self.unimodal = nn.ModuleDict({name: nn.Linear(dims[name], classes) for name in alone})
 
     def forward(self, batch: Batch, present_BM: Tensor | None = None) -> Output:
         """Logits of a batch.
@@ -61,7 +71,7 @@ class FusionModel(nn.Module):
             )
             for m, name in enumerate(self.modalities)
         }
-        unimodal = {name: self.unimodal[name](streams[name].pooled_BD) for name in streams}
+        unimodal = {name: head(streams[name].pooled_BD) for name, head in self.unimodal.items()}
         return Output(self.head(self.fusion(streams, present_BM)), unimodal)
 
 
@@ -88,30 +98,28 @@ def parameter_groups(model: FusionModel, weight_decay: float) -> list[dict[str, 
     that looks whole.
     """
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
-    for part, name, parameter in _named(model):
+    for part, parameter in _parts(model):
         decays = parameter.ndim > 1
         group = groups.setdefault(
             (part, decays),
             {
                 "name": f"{part}/{'decay' if decays else 'no_decay'}",
                 "params": [],
-                "names": [],
                 "weight_decay": weight_decay if decays else 0.0,
             },
         )
         group["params"].append(parameter)
-        group["names"].append(name)
-    grouped = sorted(name for group in groups.values() for name in group["names"])
-    trainable = sorted(name for name, p in model.named_parameters() if p.requires_grad)
+    grouped = sorted(id(p) for group in groups.values() for p in group["params"])
+    trainable = sorted(id(p) for p in model.parameters() if p.requires_grad)
     assert grouped == trainable, "a parameter is in no group, or in two"
     return list(groups.values())
 
 
-def _named(model: FusionModel) -> Iterator[tuple[str, str, nn.Parameter]]:
-    """(part, name, parameter) with the parts `audio`, `midi`, `text`, `fusion`, `head`."""
+def _parts(model: FusionModel) -> Iterator[tuple[str, nn.Parameter]]:
+    """(part, parameter) with the parts `audio`, `midi`, `text`, `fusion`, `head`."""
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         first, second = name.split(".")[:2]
         parts = {"encoders": second, "fusion": "fusion", "head": "head", "unimodal": "head"}
-        yield parts[first], name, parameter
+        yield parts[first], parameter

@@ -1,0 +1,192 @@
+"""Batches hold what the store holds; what is missing is said with the command that makes it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mmfuse.features.errors import ConfigError, MissingError
+from mmfuse.features.store import open_store
+
+
+def test_order_is_a_function_of_seed_and_epoch_alone(plant):
+    data = plant().data()
+    clips = data.clips_of("train")
+
+    def order(seed, epoch):
+        return [batch.tolist() for batch in data.order(clips, 16, seed, epoch)]
+
+    first = order(0, 1)
+    data.order(clips, 16, 3, 3)
+    assert order(0, 1) == first
+    assert order(0, 2) != first
+    assert order(1, 1) != first
+
+
+def test_an_epoch_sees_every_clip_once(plant):
+    data = plant().data()
+    clips = data.clips_of("train")
+    seen = np.concatenate(data.order(clips, 16, 0, 1))
+    assert sorted(seen) == sorted(clips)
+    assert {len(batch) for batch in data.order(clips, 16, 0, 1)} == {16, 8}
+
+
+def test_clips_of_like_length_share_a_batch(plant):
+    data = plant(counts=(160, 4, 4)).data()
+    rows = data.rows["audio"] / 60 + data.rows["text"] / 16 + data.rows["midi"] / 40
+    spread = [np.ptp(rows[batch]) for batch in data.order(data.clips_of("train"), 16, 0, 1)]
+    assert np.median(spread) < 0.5 * np.ptp(rows)
+
+
+def test_a_batch_holds_the_rows_of_the_store_and_zeros_behind_them(plant):
+    planted = plant(missing=0.4)
+    data = planted.data()
+    streams = {
+        name: open_store(planted.folder / "s.zarr")[data.specs[name].key] for name in data.specs
+    }
+    batch = data.batch(np.arange(12))
+    for m, (name, stream) in enumerate(streams.items()):
+        for b in range(12):
+            here = f"c{b}" in stream
+            assert bool(batch.present_BM[b, m]) == here
+            rows = len(stream[f"c{b}"]) if here else 0
+            assert int(batch.mask[name][b].sum()) == rows
+            assert not batch.x[name][b, rows:].any()
+            if here:
+                wanted = torch.from_numpy(stream[f"c{b}"].copy()).to(batch.x[name].dtype)
+                assert torch.equal(batch.x[name][b, :rows], wanted)
+    assert not batch.present_BM.all()
+
+
+def test_times_are_those_of_the_stream(plant):
+    data = plant().data()
+    batch = data.batch(np.arange(3))
+    rows = int(batch.mask["audio"][0].sum())
+    np.testing.assert_allclose(
+        batch.times_s["audio"][0, :rows], 0.032 + 0.02 * np.arange(rows), 1e-6
+    )
+    assert batch.times_s["text"].isnan().all()
+
+
+def test_a_crop_is_the_same_span_of_every_timed_stream(plant):
+    data = plant().data()
+    batch = data.batch(np.arange(30), crop_s=0.3, rng=np.random.default_rng(0))
+    whole = data.batch(np.arange(30)).mask["text"].sum()
+    batch = data.batch(np.arange(30), crop_s=0.3, rng=np.random.default_rng(0))
+    for b in range(30):
+        times = batch.times_s["audio"][b][batch.mask["audio"][b]]
+        notes = batch.times_s["midi"][b][batch.mask["midi"][b]]
+        assert len(times) in (15, 16)
+        assert not len(notes) or times[0] - 0.021 <= notes[0] <= notes[-1] <= times[-1] + 0.021
+    assert batch.mask["text"].sum() == whole
+
+
+def test_one_clip_is_a_dict_of_what_it_has(plant):
+    data = plant(missing=0.5).data()
+    for clip in range(8):
+        item = data[clip]
+        assert item["id"] == f"c{clip}"
+        assert item["label"] in data.classes
+        assert {name for name, here in item["present"].items() if here} == set(item) & set(
+            data.specs
+        )
+
+
+def test_moments_are_those_of_the_train_split(plant):
+    data = plant(missing=0.2).data()
+    clips = data.clips_of("train")
+    rows = [data[clip]["audio"] for clip in clips if "audio" in data[clip]]
+    every = np.concatenate(rows).astype(np.float64)
+    mean, deviation = data.moments("audio", clips)
+    torch.testing.assert_close(mean, torch.from_numpy(every.mean(0)).float())
+    torch.testing.assert_close(deviation, torch.from_numpy(every.std(0)).float())
+
+
+def test_a_configuration_without_corpus_or_store_says_what_to_add(plant):
+    planted = plant()
+    text = planted.config.read_text()
+    planted.config.write_text("\n".join(line for line in text.splitlines() if "store" not in line))
+    with pytest.raises(
+        ConfigError, match=r"data.store is missing; add it, or --set data.store=PATH"
+    ):
+        planted.data()
+
+
+def test_no_store_gives_the_line_that_makes_it(plant):
+    planted = plant()
+    line = (
+        f"mmfeat run {planted.config} --corpus {planted.folder}/manifest.jsonl --store nowhere.zarr"
+    )
+    with pytest.raises(MissingError) as caught:
+        planted.data("data.store=nowhere.zarr")
+    assert str(caught.value).endswith(f"make it with: {line}")
+    assert caught.value.exit_code == 6
+
+
+def test_another_setting_is_named_and_goes_into_the_line(plant):
+    with pytest.raises(
+        MissingError, match=r"logmel with n_mels = 8, the configuration says 9"
+    ) as caught:
+        plant().data("preprocessing.audio.n_mels=9", "train.seed=4")
+    assert str(caught.value).endswith("--set preprocessing.audio.n_mels=9")
+
+
+def test_a_stream_that_is_not_there_is_named(plant, tmp_path):
+    planted = plant()
+    from mmfuse.features.writer import StoreWriter
+
+    with StoreWriter(tmp_path / "empty.zarr"):
+        pass
+    with pytest.raises(
+        MissingError, match=r"has no stream 'text_tokens'; make it with: mmfeat run"
+    ):
+        planted.data(f"data.store={tmp_path / 'empty.zarr'}")
+
+
+def relabel(planted, change):
+    file = planted.folder / "manifest.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("\n".join(json.dumps(change(row)) for row in rows))
+
+
+def test_a_store_of_another_corpus_is_seen(plant):
+    planted = plant()
+    relabel(planted, lambda row: row | {"id": f"other-{row['id']}"})
+    with pytest.raises(
+        MissingError, match=r"holds none of the 40 train clips.*make it with: mmfeat"
+    ):
+        planted.data()
+
+
+def test_a_split_without_labels_is_named(plant):
+    planted = plant()
+    relabel(planted, lambda row: row | ({"label": None} if row["split"] == "test" else {}))
+    with pytest.raises(ConfigError, match=r"no labelled clips in split 'test'; give every clip"):
+        planted.data()
+
+
+def test_clips_without_label_are_left_out(plant):
+    planted = plant()
+    relabel(planted, lambda row: row | ({"label": None} if row["id"] == "c0" else {}))
+    assert len(planted.data()) == 75
+
+
+def test_one_label_is_nothing_to_tell_apart(plant):
+    with pytest.raises(ConfigError, match=r"one label only in its train split, 'same'"):
+        plant(label_of=lambda bits: "same").data()
+
+
+def test_ids_that_occur_twice_are_refused(plant):
+    planted = plant()
+    relabel(planted, lambda row: row | ({"id": "c1"} if row["id"] == "c0" else {}))
+    with pytest.raises(ConfigError, match=r"ids that occur twice; `mmfeat scan"):
+        planted.data()
+
+
+def test_an_encoder_needs_its_preprocessing_section(plant):
+    planted = plant()
+    text = planted.config.read_text().replace("[preprocessing.midi]\nmax_events = 256", "")
+    planted.config.write_text(text)
+    with pytest.raises(ConfigError, match=r"model.midi_encoder needs \[preprocessing.midi\]"):
+        planted.data()

@@ -1,0 +1,109 @@
+"""The `mmtrain` command: from a feature store to a tested model, and to a comparison of models.
+
+Nothing heavy is imported before a command runs: `mmtrain --help` answers at once.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="mmtrain",
+    help="Fusion models of text, audio and MIDI, trained from a feature store.",
+    epilog="First steps: mmfeat run configs/late.toml, then mmtrain run configs/late.toml",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object, last on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Traceback of inner errors.")]
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="Run configuration (TOML).")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override, e.g. train.seed=1")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the run. Default: runs/NAME")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished run.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train and test the model that CONFIG describes.
+
+    Ctrl-C ends training early, tests the best weights so far, and exits with 130.
+
+    Example: mmtrain run configs/late.toml --set train.seed=1 --out runs/late-1
+    """
+    # two threads that spin while they wait for each other stand still where others use the cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with _errors(verbose):
+        from mmfuse.trainer.progress import Progress
+
+        with Progress(quiet=quiet) as progress:
+            from mmfuse.trainer.run import train
+
+            result = train(config, overrides or (), out, overwrite=overwrite, report=progress.epoch)
+        if not quiet or as_json:
+            from mmfuse.trainer.summary import run_lines
+
+            _print(result, run_lines(result), as_json=as_json)
+        if result["interrupted"]:
+            from mmfuse.features.console import INTERRUPTED
+
+            raise SystemExit(INTERRUPTED)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, two or more.")],
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", help="Reference. Default: the best run of one modality."),
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Put finished runs side by side on their common test clips.
+
+    Differences from the reference are paired: the same clips are drawn for both.
+
+    Example: mmtrain compare runs/late runs/text_only runs/midi_only
+    """
+    with _errors(verbose):
+        from mmfuse.trainer.compare import compare as compare_runs
+        from mmfuse.trainer.summary import compare_lines
+
+        comparison = compare_runs(runs, against)
+        _print(comparison, compare_lines(comparison), as_json=as_json)
+
+
+def _errors(verbose: bool) -> Any:
+    from mmfuse.features.console import user_errors
+
+    return user_errors("mmtrain", verbose)
+
+
+def _print(document: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
+    import json
+
+    from mmfuse.features.console import printable
+
+    if as_json:
+        typer.echo(json.dumps(document, allow_nan=False))
+    else:
+        for line in lines:
+            typer.echo(printable(line))
+
+
+def main() -> None:
+    """Run the command."""
+    app()
