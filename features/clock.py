@@ -2,13 +2,16 @@
 
 Conventions: a time is a `Fraction` of a second or a frame number at a stated rate. Floats appear
 at the edge only. Drop-frame is a way of *counting* (two labels are skipped each minute, except
-each tenth; four at 59.94), never a way of *running*: no frame is dropped.
+each tenth; four at 59.94), never a way of *running*: no frame is dropped. Material that ran 0.1 %
+fast or slow says so nowhere reliably: `Pull` is given, never guessed.
 
 Source: SMPTE ST 12-1.
 """
 
+import math
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from fractions import Fraction
 
 from mmfuse.features.errors import AlignError
@@ -25,7 +28,21 @@ _FPS = {
     "59.94": Fraction(60000, 1001),
     "60": Fraction(60),
 }
-_LABEL = re.compile(r"(\d\d):(\d\d):(\d\d)([:;])(\d\d)(?:\.(\d\d))?")
+_LABEL = re.compile(r"(\d\d):(\d\d):(\d\d)([:;])(\d\d)(?:\.(\d\d))?", re.ASCII)
+
+
+class Pull(StrEnum):
+    """How fast material truly ran, beside the rate that is written in it."""
+
+    NONE = "none"
+    UP = "up"  # 0.1 % faster: 48,048 Hz stamped as 48,000
+    DOWN = "down"  # 0.1 % slower: 24 frames per second that ran at 23.976
+
+    @property
+    def factor(self) -> Fraction:
+        """True rate over written rate: 1, 1001/1000 or 1000/1001."""
+        factors = {Pull.UP: Fraction(1001, 1000), Pull.DOWN: Fraction(1000, 1001)}
+        return factors.get(self, Fraction(1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +78,8 @@ class FrameRate:
 
     @property
     def name(self) -> str:
-        """The name that `parse` reads."""
-        base = next(name for name, fps in _FPS.items() if fps == self.fps)
+        """The name that `parse` reads; a rate that has none is written as a fraction."""
+        base = next((name for name, fps in _FPS.items() if fps == self.fps), str(self.fps))
         return base + ("df" if self.drop else "")
 
     @property
@@ -74,6 +91,10 @@ class FrameRate:
     def day_s(self) -> Fraction:
         """Length of that day in real seconds: 86486.4 at 29.97, 86399.9136 at 29.97df."""
         return self.day_frames / self.fps
+
+    def pulled(self, pull: Pull) -> "FrameRate":
+        """The rate at which pulled material truly ran; its labels are counted as before."""
+        return FrameRate(self.fps * pull.factor, self.drop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +110,8 @@ class Timecode:
         """Read `HH:MM:SS:FF`, or `HH:MM:SS;FF` at a drop-frame rate; `.cc` adds subframes.
 
         Raises:
-            AlignError: not a label, out of range, a separator that contradicts the rate, or one
-                of the labels that drop-frame skips (the message names its neighbours).
+            AlignError: not a label, a separator that contradicts the rate, or a label that does
+                not exist, out of range or skipped by drop-frame (the message names its neighbours).
         """
         match = _LABEL.fullmatch(label.strip())
         if match is None:
@@ -104,24 +125,53 @@ class Timecode:
                 f"{label!r} at {rate.name}: ';' means drop-frame and ':' does not; "
                 f"write {'HH:MM:SS;FF' if rate.drop else 'HH:MM:SS:FF'} or name the other rate",
             )
-        if hours > 23 or minutes > 59 or seconds > 59 or frames >= rate.nominal:
-            raise AlignError(
-                "bad_timecode",
-                f"{label!r} is out of range at {rate.name}: hours to 23, minutes and seconds "
-                f"to 59, frames to {rate.nominal - 1}",
-            )
         dropped = rate.dropped_per_minute
-        if seconds == 0 and frames < dropped and minutes % 10:
-            before = f"{hours:02}:{minutes - 1:02}:59;{rate.nominal - 1:02}"
-            after = f"{hours:02}:{minutes:02}:00;{dropped:02}"
+        before = None  # the second whose last frame comes before a label that does not exist
+        if hours > 23:
+            before = 23, 59, 59
+        elif minutes > 59:
+            before = hours, 59, 59
+        elif seconds > 59:
+            before = hours, minutes, 59
+        elif frames >= rate.nominal:
+            before = hours, minutes, seconds
+        elif seconds == 0 and frames < dropped and minutes % 10:
+            before = hours, minutes - 1, 59
+        if before is not None:
+            digits = ":".join(f"{part:02}" for part in before)
+            last = cls.parse(f"{digits}{match[4]}{rate.nominal - 1:02}", rate)
             raise AlignError(
                 "bad_timecode",
-                f"{label!r} does not exist in drop-frame: {before} is followed by {after}",
+                f"{label!r} does not exist {'in drop-frame' if rate.drop else f'at {rate.name}'}: "
+                f"{last.label} is followed by {cls(last.frame + 1, rate).label}",
             )
         total_minutes = 60 * hours + minutes
         frame = (total_minutes * 60 + seconds) * rate.nominal + frames
         frame -= dropped * (total_minutes - total_minutes // 10)
         return cls(frame, rate, int(match[6] or 0))
+
+    @classmethod
+    def from_seconds(cls, seconds: Fraction, rate: FrameRate) -> "Timecode":
+        """The hundredth of a frame nearest to a time since 00:00:00:00, half up.
+
+        Times before midnight and after a day give frame numbers below 0 and beyond the day.
+        """
+        frame, subframe = divmod(math.floor(seconds * rate.fps * 100 + Fraction(1, 2)), 100)
+        return cls(frame, rate, subframe)
+
+    def read_at(self, rate: FrameRate) -> "Timecode":
+        """The same digits counted at another rate.
+
+        Raises:
+            AlignError: that rate does not have them.
+        """
+        digits = self.label.replace(";", ":")
+        return Timecode.parse(digits[:8] + (";" if rate.drop else ":") + digits[9:], rate)
+
+    @property
+    def wrapped(self) -> "Timecode":
+        """The same label within the day: frame 0 follows the day's last."""
+        return Timecode(self.frame % self.rate.day_frames, self.rate, self.subframe)
 
     @property
     def label(self) -> str:
