@@ -1,12 +1,12 @@
 """One clip: any non-empty subset of text, audio and MIDI, with what its manifest says about it."""
 
+import io
 import stat
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
-from mmfuse.features.clock import FrameRate, Timecode, wrap_s
-from mmfuse.features.errors import AlignError, ClipError
+from mmfuse.features.errors import ClipError
 
 MAX_FILE_BYTES = 8 * 2**30
 
@@ -31,6 +31,20 @@ class Source:
         """
         if self.data is not None:
             return self.data
+        with self.open() as file:
+            try:
+                return file.read()
+            except OSError as error:
+                raise self._unreadable(error) from None
+
+    def open(self) -> BinaryIO:
+        """The bytes, open for reading; for whoever needs a part of them.
+
+        Raises:
+            ClipError: as `read`.
+        """
+        if self.data is not None:
+            return io.BytesIO(self.data)
         assert self.path is not None
         file = self.root / self.path
         try:
@@ -50,7 +64,7 @@ class Source:
                 raise ClipError(
                     "too_large", f"{self.where}: {self.path!r} has {status.st_size} bytes"
                 )
-            return resolved.read_bytes()
+            return resolved.open("rb")
         except FileNotFoundError:
             raise ClipError(
                 "missing_file",
@@ -58,9 +72,10 @@ class Source:
                 "cell empty if the clip has none",
             ) from None
         except OSError as error:
-            raise ClipError(
-                "unreadable", f"{self.where}: can't read {self.path!r}: {error.strerror}"
-            ) from None
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: OSError) -> ClipError:
+        return ClipError("unreadable", f"{self.where}: can't read {self.path!r}: {error.strerror}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +91,16 @@ class Origins:
     audio_start_s: str | None = None
     midi_start_s: str | None = None
 
+    @property
+    def audio(self) -> str | None:
+        """When the audio begins, as a label or a number of seconds."""
+        return self.audio_smpte or self.audio_start_s
+
+    @property
+    def midi(self) -> str | None:
+        """When the MIDI begins."""
+        return self.midi_smpte or self.midi_start_s
+
 
 @dataclass(frozen=True, slots=True)
 class Clip:
@@ -89,41 +114,3 @@ class Clip:
     split: str | None = None
     group: str | None = None
     origins: Origins = Origins()
-
-
-def midi_offset_s(clip: Clip) -> tuple[Fraction, str]:
-    """MIDI start minus audio start in seconds, exact, and a note where it had to be assumed.
-
-    Add it to a MIDI time to have the time on the clip's timeline (0 = first audio sample). SMPTE
-    differences are wrapped into half a day of the rate's own day. Without audio it is zero.
-
-    Raises:
-        AlignError: a rate, label or number can't be read.
-    """
-    if clip.audio is None:
-        return Fraction(0), ""
-    origins = clip.origins
-    rate = FrameRate.parse(origins.rate) if origins.rate else None
-    audio = _start_s(origins.audio_smpte, origins.audio_start_s, rate)
-    midi = _start_s(origins.midi_smpte, origins.midi_start_s, rate)
-    if audio is None or midi is None:
-        if audio is None and midi is None:
-            return Fraction(0), "no time origins: aligned at zero"
-        missing = "audio" if audio is None else "MIDI"
-        return Fraction(0), f"no time origin of the {missing}: aligned at zero"
-    return (wrap_s(midi - audio, rate.day_s) if rate else midi - audio), ""
-
-
-def _start_s(label: str | None, seconds: str | None, rate: FrameRate | None) -> Fraction | None:
-    if label:
-        if rate is None:
-            raise AlignError(
-                "no_rate", f"timecode {label!r} has no frame rate; fill the column smpte_rate"
-            )
-        return Timecode.parse(label, rate).seconds
-    if not seconds:
-        return None
-    try:
-        return Fraction(seconds)
-    except (ValueError, ZeroDivisionError):
-        raise AlignError("bad_start", f"{seconds!r} is no number of seconds") from None

@@ -16,7 +16,7 @@ from mmfuse.features.errors import DecodeError
 _WAVE_TAGS = {1, 3, 6, 7, 0xFFFE}  # PCM, float, A-law, mu-law, extensible
 _AIFC_CODECS = {b"NONE", b"twos", b"sowt", b"raw ", b"in24", b"in32", b"42ni", b"23ni",
                 b"fl32", b"FL32", b"fl64", b"FL64", b"ulaw", b"ULAW", b"alaw", b"ALAW"}  # fmt: skip
-_W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of `wave`, `fmt ` and `data` GUIDs
+W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of the GUIDs that end a FourCC
 _MAX_CHUNKS = 10_000
 _SEVERAL_OGG = "several Ogg streams in one file; split them first"
 
@@ -131,7 +131,7 @@ def _w64_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         if start + 24 > len(data):
             return
         size = int.from_bytes(data[start + 16 : start + 24], "little")
-        known = data[start + 4 : start + 16] == _W64_TAIL
+        known = data[start + 4 : start + 16] == W64_TAIL
         yield data[start : start + 4] if known else b"", start + 24, max(size - 24, 0)
         start += max(size + -size % 8, 24)
 

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Protocol
 from blake3 import blake3
 
 from mmfuse.features import midi_tokens, notes, piano_roll
-from mmfuse.features.clip import Clip, midi_offset_s
+from mmfuse.features.clip import Clip
 from mmfuse.features.config import AudioPreprocessing, MidiPreprocessing, TextPreprocessing
 from mmfuse.features.errors import MissingError
 from mmfuse.features.logmel import LogMelParams, logmel_spec
+from mmfuse.features.origins import align, audio_origin, needs_files
 from mmfuse.features.spec import Entry, StreamSpec
 from mmfuse.features.text import TextParams, text_tokens_spec
+from mmfuse.features.timecode import AudioOrigin
 
 if TYPE_CHECKING:
     from mmfuse.features.audio import Audio
@@ -29,10 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a maker needs of a clip: its bytes, and the hash of all that its entries depend on."""
+    """What a maker needs of a clip: its bytes, and the hash of all that its entries depend on.
+
+    MIDI needs to know, too, when the audio says that it begins, or why that can't be read.
+    """
 
     data: bytes
     content: bytes
+    audio: AudioOrigin | None = None
+    note: str = ""
 
 
 class Maker(Protocol):
@@ -142,20 +149,30 @@ class MidiMaker:
         )
 
     def load(self, clip: Clip) -> Loaded | None:
-        """The file; where it lies on the clip's clock is part of the content."""
+        """The file; all that places it on the clip's clock is part of the content.
+
+        FF 54 lies in the file itself; of the audio no more than headers are read, and these only
+        where the manifest leaves the audio's start open.
+        """
         if clip.midi is None:
             return None
         data = clip.midi.read()
-        offset_s, note = midi_offset_s(clip)
-        return Loaded(data, blake3(data + f"|{offset_s}|{note}".encode()).digest())
+        if not needs_files(clip):
+            told = align(clip)
+            return Loaded(data, blake3(data + f"|{told.offset_s}|{told.note}".encode()).digest())
+        audio, note = (None, "") if clip.origins.audio else audio_origin(clip)
+        place = f"|{clip.origins}|{audio}|{note}"
+        return Loaded(data, blake3(data + place.encode()).digest(), audio, note)
 
     def make(self, clip: Clip, loaded: Loaded) -> dict[str, Entry]:
         """Parse, align, derive."""
         from mmfuse.features.midi_file import read_midi
 
-        offset_s, note = midi_offset_s(clip)
-        entry = notes.notes_entry(read_midi(loaded.data), offset_s)
-        entry = Entry(entry.values, entry.origin_s, entry.windows, _join(entry.note, note))
+        midi = read_midi(loaded.data)
+        aligned = align(clip, loaded.audio, midi.start) if needs_files(clip) else align(clip)
+        entry = notes.notes_entry(midi, aligned.offset_s)
+        note = _join(entry.note, aligned.note, loaded.note)
+        entry = Entry(entry.values, entry.origin_s, entry.windows, note)
         return {
             "notes": entry,
             "midi_tokens": midi_tokens.tokens_entry(entry.values, self._tokens),

@@ -7,18 +7,23 @@ from itertools import islice
 from typing import Any
 
 from mmfuse.features.audio import read_audio
-from mmfuse.features.clip import Clip, midi_offset_s
+from mmfuse.features.clip import Clip
 from mmfuse.features.console import signals_held
 from mmfuse.features.corpus import Corpus
 from mmfuse.features.errors import ClipError
 from mmfuse.features.midi_file import read_midi
+from mmfuse.features.origins import align, audio_origin, needs_files
 from mmfuse.pipeline.progress import Progress
 from mmfuse.pipeline.report import SCHEMA_VERSION
 
 
 @dataclass(slots=True)
 class Scan:
-    """What a corpus holds; problems are (clip id, modality, reason, detail)."""
+    """What a corpus holds; problems are (clip id, modality, reason, detail).
+
+    `aligned` counts clips by where their time origins come from; `doubts` are (clip id, text) where
+    these contradict each other or can't be what was meant.
+    """
 
     clips: int = 0
     audio_s: float = 0.0
@@ -29,6 +34,7 @@ class Scan:
     rates: Counter[str] = field(default_factory=Counter)
     notes: int = 0
     aligned: Counter[str] = field(default_factory=Counter)
+    doubts: list[tuple[str, str]] = field(default_factory=list)
     problems: list[tuple[str, str, str, str]] = field(default_factory=list)
     already: Counter[str] = field(default_factory=Counter)  # what Progress shows
     failed: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -51,6 +57,7 @@ class Scan:
             "audio_formats": dict(self.formats),
             "audio_rates_hz": dict(self.rates),
             "alignment": dict(self.aligned),
+            "alignment_doubts": [{"clip_id": i, "detail": text} for i, text in self.doubts],
             "problems": [
                 dict(zip(("clip_id", "modality", "reason", "detail"), row, strict=True))
                 for row in self.problems
@@ -68,6 +75,7 @@ class Scan:
             f"  alignment: {_counts(self.aligned)}",
             f"  problems: {len(self.problems)}",
         ]
+        lines[-1:-1] = [f"    {i}: {text}" for i, text in self.doubts]
         return lines + [f"    {i}: {m}: {r}: {d}" for i, m, r, d in self.problems]
 
 
@@ -112,11 +120,14 @@ def _midi(clip: Clip, found: Scan) -> None:
     if clip.midi is None:
         return
     midi = read_midi(clip.midi.read())
-    _, note = midi_offset_s(clip)
+    audio, note = audio_origin(clip)
+    alignment = align(clip, audio, midi.start)
     found.has["midi"] += 1
     found.notes += sum(len(sequence.notes) for sequence in midi.sequences)
     if clip.audio is not None:
-        found.aligned[note or "by time origins"] += 1
+        found.aligned[alignment.zero or f"by {alignment.sources}"] += 1
+        doubts = (*alignment.doubts, note) if needs_files(clip) else alignment.doubts
+        found.doubts += [(clip.id, text) for text in doubts if text]
 
 
 def _text(clip: Clip, found: Scan) -> None:

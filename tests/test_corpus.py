@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmfuse.features import rows
-from mmfuse.features.clip import midi_offset_s
 from mmfuse.features.corpus import open_corpus
 from mmfuse.features.errors import AlignError, ClipError, ConfigError
+from mmfuse.features.origins import midi_offset_s
 
 ROWS = [
     {"id": "a", "text": "one", "label": "x", "split": "train", "group": "g", "audio_path": "a.wav",
