@@ -23,6 +23,7 @@ from mmfuse.features.errors import AlignError, DecodeError
 
 _MAX_CHUNKS = 10_000
 _MAX_XML = 2**20  # bytes of an iXML chunk that are looked at; real ones have some thousands
+_MAX_WARNINGS = 20
 _MAX_TAG = 256  # bytes of a Vorbis comment that can be a count of samples
 _BEXT_END = 346  # the time reference is its last field; what follows differs by version
 _DAY_S = Fraction("86486.4")  # the longest: 23.976 and 29.97 non-drop
@@ -72,7 +73,7 @@ class _Found:
             self.warn(f"more than one {source}, and they differ; the first counts")
 
     def warn(self, text: str) -> None:
-        if text not in self.warnings:
+        if text not in self.warnings and len(self.warnings) < _MAX_WARNINGS:
             self.warnings.append(text)
 
 
@@ -236,7 +237,7 @@ def _take_tags(file: BinaryIO, place: int, end: int, found: _Found) -> None:
         place += 4
         if 0 < size <= min(_MAX_TAG, end - place):
             name, _, value = _read(file, place, size).decode("utf-8", "replace").partition("=")
-            if name.upper() == "TIME_REFERENCE" and _INTEGER.fullmatch(value.strip()):
+            if name.upper() == "TIME_REFERENCE" and _INTEGER.fullmatch(value := value.strip()):
                 found.count("FLAC tag", int(value) % 2**64)
             elif name.upper() == "TIME_REFERENCE":
                 found.warn(f"FLAC tag time_reference {value[:40]!r} is no number")

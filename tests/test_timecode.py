@@ -351,7 +351,7 @@ def test_markup_without_end_is_read_in_linear_time(bit):
 # -- FLAC ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tag", [b"time_reference=2073600000", b"TIME_REFERENCE=2073600000"])
+@pytest.mark.parametrize("tag", [b"time_reference=2073600000", b"TIME_REFERENCE= 2073600000\x1d"])
 def test_the_tag_that_ffmpeg_writes_is_read(tag):
     origin = read_audio_origin(flac(comments(b"TITLE=a", b"X=" + b"x" * 1000, tag, b"Y=z")))
     assert (origin.seconds, origin.source) == (12 * 3600, "FLAC tag")
