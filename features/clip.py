@@ -3,6 +3,7 @@
 import io
 import stat
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
@@ -103,6 +104,14 @@ class Origins:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """MIDI start minus audio start as found by listening; counts where no start is told."""
+
+    offset_s: Fraction
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """A row of a manifest. None means that the modality is missing, which is no error."""
 
@@ -114,3 +123,4 @@ class Clip:
     split: str | None = None
     group: str | None = None
     origins: Origins = Origins()
+    estimate: Estimate | None = None

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmfuse.features.clip import Clip, Origins, Source
+from mmfuse.features.clip import Clip, Estimate, Origins, Source
 from mmfuse.features.errors import ConfigError
 from mmfuse.features.rows import Row, Rows, open_rows
 
@@ -26,26 +26,38 @@ SPLITS = {"train": "train", "training": "train", "validation": "validation", "va
 _MODALITIES = ("text", "audio", "audio_path", "midi", "midi_path")
 
 
-def open_corpus(path: Path | str, columns: Mapping[str, str] | None = None) -> "Corpus":
+def open_corpus(
+    path: Path | str,
+    columns: Mapping[str, str] | None = None,
+    estimates: Mapping[str, Estimate] | None = None,
+) -> "Corpus":
     """Open a manifest (Parquet, JSONL, CSV) or a folder.
 
     Args:
         path: the manifest; a folder with `manifest.{parquet,jsonl,csv}` in it; a folder of Parquet
             shards; or a folder of audio, MIDI and text files whose stems match.
         columns: our column name -> the manifest's, where they differ.
+        estimates: offsets of clips whose time origins are unknown, by clip id.
 
     Raises:
         ConfigError: nothing there that can be read, or columns are missing.
     """
     root, rows = open_rows(Path(path))
-    return Corpus(Path(path), root, rows, dict(columns or {}))
+    return Corpus(Path(path), root, rows, dict(columns or {}), estimates or {})
 
 
 class Corpus:
     """The clips of a manifest, in its order."""
 
-    def __init__(self, path: Path, root: Path, rows: Rows, columns: dict[str, str]) -> None:
-        self.path, self.root, self._rows = path, root, rows
+    def __init__(
+        self,
+        path: Path,
+        root: Path,
+        rows: Rows,
+        columns: dict[str, str],
+        estimates: Mapping[str, Estimate],
+    ) -> None:
+        self.path, self.root, self._rows, self._estimates = path, root, rows, estimates
         unknown = sorted(set(columns) - set(COLUMNS))
         if unknown:
             raise ConfigError(
@@ -162,6 +174,7 @@ class Corpus:
                 _string(row.get("audio_start_s")),
                 _string(row.get("midi_start_s")),
             ),
+            estimate=self._estimates.get(str(clip_id)),
         )
 
     def _label(self, row: Row) -> str | None:

@@ -3,7 +3,8 @@
 Conventions: a start is a time of day in exact seconds. The manifest comes first, then the file:
 `bext` or iXML for audio, FF 54 for MIDI. FF 54 knows neither 23.976 nor 29.97 non-drop, for which
 sequencers write 24 and 30, so its digits are read at the clip's rate where that is known better.
-Nothing is guessed: what had to be assumed is in the note, and one start alone is no start.
+Nothing is guessed: what had to be assumed is in the note, and one start alone is no start. An
+estimate by ear (`mmfeat align --refine`) counts where starts are unknown, and is said to be one.
 """
 
 from contextlib import suppress
@@ -83,15 +84,13 @@ def align(clip: Clip, audio: AudioOrigin | None = None, midi: Timecode | None = 
     midi_start = in_midi if told_midi_s is None else _Start(told_midi_s, "manifest")
     if start is None or midi_start is None:
         if start is midi_start:
-            return Alignment(zero="no time origins: aligned at zero")
+            return _unknown(clip, "no time origins", ())
         missing = "audio" if start is None else "MIDI"
-        return Alignment(zero=f"no time origin of the {missing}: aligned at zero", doubts=doubts)
+        return _unknown(clip, f"no time origin of the {missing}", doubts)
     sources = {start.source, midi_start.source}
     if "manifest" in sources and len(sources) > 1 and rate is None:
-        return Alignment(
-            zero="one start in plain seconds, the other a time of day: aligned at zero; fill "
-            "smpte_rate if both are times of day"
-        )
+        mend = ("fill smpte_rate if both starts are times of day",)
+        return _unknown(clip, "one start in plain seconds, the other a time of day", mend)
     doubts += start.doubts + midi_start.doubts
     offset_s = midi_start.seconds - start.seconds
     if sources == {"manifest"}:
@@ -102,6 +101,14 @@ def align(clip: Clip, audio: AudioOrigin | None = None, midi: Timecode | None = 
     if abs(offset_s) > _FAR_S:
         doubts += (f"the MIDI starts {float(offset_s):.0f} s from the audio; check both starts",)
     return Alignment(offset_s, f"{start.source} and {midi_start.source}", "", doubts)
+
+
+def _unknown(clip: Clip, why: str, doubts: tuple[str, ...]) -> Alignment:
+    """The clip's estimate where it has one, else zero; either way said to be so."""
+    if clip.estimate is None:
+        return Alignment(zero=f"{why}: aligned at zero", doubts=doubts)
+    source = f"an estimate with confidence {clip.estimate.confidence:.2f}, {why}"
+    return Alignment(clip.estimate.offset_s, source, "", doubts)
 
 
 def needs_files(clip: Clip) -> bool:

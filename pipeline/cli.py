@@ -31,6 +31,9 @@ ColumnOption = Annotated[
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N clips.")]
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Try failed clips again.")]
+AlignmentOption = Annotated[
+    Path | None, typer.Option("--alignment", help="Table of mmfeat align --refine: estimates.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Traceback of inner errors.")]
@@ -46,6 +49,7 @@ def run(
     store: StoreOption = None,
     overrides: SetOption = None,
     column: ColumnOption = None,
+    alignment: AlignmentOption = None,
     limit: LimitOption = None,
     retry_failed: RetryOption = False,
     as_json: JsonOption = False,
@@ -60,7 +64,7 @@ def run(
         from mmfuse.features.config import load_feature_config
 
         settings = load_feature_config(config, overrides or ())
-        _make(settings, corpus, store, column, limit, retry_failed, as_json, quiet)
+        _make(settings, corpus, store, column, alignment, limit, retry_failed, as_json, quiet)
 
 
 @app.command()
@@ -70,6 +74,7 @@ def tokenize(
     config: ConfigOption = None,
     overrides: SetOption = None,
     column: ColumnOption = None,
+    alignment: AlignmentOption = None,
     limit: LimitOption = None,
     retry_failed: RetryOption = False,
     as_json: JsonOption = False,
@@ -82,7 +87,7 @@ def tokenize(
     """
     with _errors(verbose):
         settings = _settings(config, overrides, {"midi": {}, "text": {}})
-        _make(settings, corpus, store, column, limit, retry_failed, as_json, quiet)
+        _make(settings, corpus, store, column, alignment, limit, retry_failed, as_json, quiet)
 
 
 @app.command()
@@ -110,7 +115,7 @@ def extract(
         if encoder not in ENCODERS:
             raise ConfigError(f"no encoder named {encoder!r}; choose from: {', '.join(ENCODERS)}")
         settings = _settings(config, overrides, {"audio": {"encoder": encoder}})
-        _make(settings, corpus, store, column, limit, retry_failed, as_json, quiet)
+        _make(settings, corpus, store, column, None, limit, retry_failed, as_json, quiet)
 
 
 @app.command()
@@ -133,6 +138,53 @@ def scan(
         with Progress(quiet=quiet or as_json) as progress:
             found = scan_corpus(_corpus(corpus, None, column), progress, limit=limit)
         _print(found.to_json(), found.lines(), as_json=as_json)
+        _exit(found.exit_code)
+
+
+@app.command()
+def align(
+    corpus: CorpusOption = None,
+    out: Annotated[Path, typer.Option("--out", help="Table to write.")] = Path("alignment.parquet"),
+    max_lag_ms: Annotated[
+        float | None, typer.Option("--max-lag-ms", min=0, help="Exit with 4 if a clip is beyond.")
+    ] = None,
+    search_s: Annotated[
+        float, typer.Option("--search-s", min=0.01, max=600, help="Lags up to this are tried.")
+    ] = 1.0,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Estimate offsets of clips without time origins.")
+    ] = False,
+    warped: Annotated[
+        bool, typer.Option("--dtw", help="Follow drift by dynamic time warping, too.")
+    ] = False,
+    column: ColumnOption = None,
+    limit: LimitOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Measure how far recordings and their MIDI are apart.
+
+    Example: mmfeat align --corpus demo/corpus --max-lag-ms 30
+    """
+    with _errors(verbose):
+        from mmfuse.pipeline.align import align_corpus, write_alignment
+        from mmfuse.pipeline.progress import Progress
+
+        opened = _corpus(corpus, None, column)
+        with Progress(quiet=quiet or as_json) as progress:
+            found = align_corpus(
+                opened,
+                progress,
+                max_lag_s=None if max_lag_ms is None else max_lag_ms / 1000,
+                search_s=search_s,
+                refine=refine,
+                warped=warped,
+                limit=limit,
+            )
+        write_alignment(out, found)
+        if not quiet or as_json:
+            _print(found.to_json(), [*found.lines(), f"table {out}"], as_json=as_json)
         _exit(found.exit_code)
 
 
@@ -203,6 +255,7 @@ def _make(
     corpus: Path | None,
     store: Path | None,
     column: list[str] | None,
+    alignment: Path | None,
     limit: int | None,
     retry_failed: bool,
     as_json: bool,
@@ -215,7 +268,7 @@ def _make(
     target = store or settings.data.store
     if target is None:
         raise ConfigError("no store; name one with --store DIR, or set data.store in the file")
-    opened = _corpus(corpus, settings, column)
+    opened = _corpus(corpus, settings, column, alignment)
     with Progress(quiet=quiet or as_json) as progress:
         report = make_features(
             opened, target, settings, progress, limit=limit, retry_failed=retry_failed
@@ -226,7 +279,10 @@ def _make(
 
 
 def _corpus(
-    path: Path | None, settings: "FeatureConfig | None", column: list[str] | None
+    path: Path | None,
+    settings: "FeatureConfig | None",
+    column: list[str] | None,
+    alignment: Path | None = None,
 ) -> "Corpus":
     from mmfuse.features.corpus import open_corpus
     from mmfuse.features.errors import ConfigError
@@ -240,7 +296,11 @@ def _corpus(
     target = path or (settings.data.corpus if settings else None)
     if target is None:
         raise ConfigError("no corpus; name one with --corpus PATH, or set data.corpus in the file")
-    return open_corpus(target, columns)
+    if alignment is None:
+        return open_corpus(target, columns)
+    from mmfuse.pipeline.align import read_estimates
+
+    return open_corpus(target, columns, read_estimates(alignment))
 
 
 def _errors(verbose: bool) -> Any:

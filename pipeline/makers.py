@@ -161,7 +161,7 @@ class MidiMaker:
             told = align(clip)
             return Loaded(data, blake3(data + f"|{told.offset_s}|{told.note}".encode()).digest())
         audio, note = (None, "") if clip.origins.audio else audio_origin(clip)
-        place = f"|{clip.origins}|{audio}|{note}"
+        place = f"|{clip.origins}|{clip.estimate}|{audio}|{note}"
         return Loaded(data, blake3(data + place.encode()).digest(), audio, note)
 
     def make(self, clip: Clip, loaded: Loaded) -> dict[str, Entry]:
