@@ -3,16 +3,19 @@
 Nothing heavy is imported here; every `--help` goes through this module.
 """
 
+import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from mmfuse.features.errors import MMFuseError
 
 INTERNAL, INTERRUPTED, TERMINATED = 1, 130, 143
+_AGAIN = "to go on, give the same command again"
 
 
 @contextmanager
@@ -29,9 +32,19 @@ def user_errors(program: str, verbose: bool = False) -> Iterator[None]:
     except MMFuseError as error:
         _stop(program, str(error), error.exit_code, verbose)
     except KeyboardInterrupt:
-        _stop(program, "interrupted; the same command goes on from here", INTERRUPTED, False)
+        _stop(
+            program,
+            "interrupted; to go on, give the same command again",
+            INTERRUPTED,
+            False,
+        )
     except _Terminated:
-        _stop(program, "terminated; the same command goes on from here", TERMINATED, False)
+        _stop(
+            program,
+            "terminated; to go on, give the same command again",
+            TERMINATED,
+            False,
+        )
     except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -67,6 +80,15 @@ def signals_held() -> Iterator[None]:
             signal.signal(number, handler)
         if caught:
             signal.raise_signal(caught[0])
+
+
+def show(document: Mapping[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
+    """Print a result on stdout: one JSON object, or lines for a person."""
+    if as_json:
+        print(json.dumps(document, allow_nan=False))
+    else:
+        for line in lines:
+            print(printable(line))
 
 
 def printable(text: str) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmfuse.features.console import show, user_errors
+
 if TYPE_CHECKING:
     from mmfuse.features.config import FeatureConfig
     from mmfuse.features.corpus import Corpus
@@ -60,7 +62,7 @@ def run(
 
     Example: mmfeat run configs/late.toml --corpus demo/corpus --store demo/store.zarr
     """
-    with _errors(verbose):
+    with user_errors("mmfeat", verbose):
         from mmfuse.features.config import load_feature_config
 
         settings = load_feature_config(config, overrides or ())
@@ -85,7 +87,7 @@ def tokenize(
 
     Example: mmfeat tokenize --corpus demo/corpus --store demo/store.zarr
     """
-    with _errors(verbose):
+    with user_errors("mmfeat", verbose):
         settings = _settings(config, overrides, {"midi": {}, "text": {}})
         _make(settings, corpus, store, column, alignment, limit, retry_failed, as_json, quiet)
 
@@ -108,7 +110,7 @@ def extract(
 
     Example: mmfeat extract --encoder logmel --corpus demo/corpus --store demo/store.zarr
     """
-    with _errors(verbose):
+    with user_errors("mmfeat", verbose):
         from mmfuse.features.errors import ConfigError
         from mmfuse.pipeline.makers import ENCODERS
 
@@ -131,13 +133,13 @@ def scan(
 
     Example: mmfeat scan --corpus demo/corpus
     """
-    with _errors(verbose):
+    with user_errors("mmfeat", verbose):
         from mmfuse.pipeline.progress import Progress
         from mmfuse.pipeline.scan import scan_corpus
 
         with Progress(quiet=quiet or as_json) as progress:
             found = scan_corpus(_corpus(corpus, None, column), progress, limit=limit)
-        _print(found.to_json(), found.lines(), as_json=as_json)
+        show(found.to_json(), found.lines(), as_json=as_json)
         _exit(found.exit_code)
 
 
@@ -167,7 +169,7 @@ def align(
 
     Example: mmfeat align --corpus demo/corpus --max-lag-ms 30
     """
-    with _errors(verbose):
+    with user_errors("mmfeat", verbose):
         from mmfuse.pipeline.align import align_corpus, write_alignment
         from mmfuse.pipeline.progress import Progress
 
@@ -184,7 +186,7 @@ def align(
             )
         write_alignment(out, found)
         if not quiet or as_json:
-            _print(found.to_json(), [*found.lines(), f"table {out}"], as_json=as_json)
+            show(found.to_json(), [*found.lines(), f"table {out}"], as_json=as_json)
         _exit(found.exit_code)
 
 
@@ -200,7 +202,7 @@ def inspect(
 
     Example: mmfeat inspect demo/store.zarr --clip s0001
     """
-    with _errors(verbose):
+    with user_errors("mmfeat", verbose):
         from mmfuse.features.store import open_store
         from mmfuse.pipeline import inspect as view
 
@@ -211,7 +213,7 @@ def inspect(
             document, lines = view.clip(opened, clip)
         else:
             document, lines = view.overview(opened)
-        _print(document, lines, as_json=as_json)
+        show(document, lines, as_json=as_json)
 
 
 @app.command()
@@ -226,11 +228,11 @@ def sample(
 
     Example: mmfeat sample demo/corpus
     """
-    with _errors(verbose):
+    with user_errors("mmfeat", verbose):
         from mmfuse.pipeline.sample import write_sample
 
         report = write_sample(out, clips, seed)
-        _print(report.to_json(), report.summary().splitlines(), as_json=as_json)
+        show(report.to_json(), report.summary().splitlines(), as_json=as_json)
 
 
 def _settings(
@@ -274,7 +276,7 @@ def _make(
             opened, target, settings, progress, limit=limit, retry_failed=retry_failed
         )
     if not quiet or as_json:
-        _print(report.to_json(), report.lines(), as_json=as_json)
+        show(report.to_json(), report.lines(), as_json=as_json)
     _exit(report.exit_code)
 
 
@@ -301,24 +303,6 @@ def _corpus(
     from mmfuse.pipeline.align import read_estimates
 
     return open_corpus(target, columns, read_estimates(alignment))
-
-
-def _errors(verbose: bool) -> Any:
-    from mmfuse.features.console import user_errors
-
-    return user_errors("mmfeat", verbose)
-
-
-def _print(document: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
-    import json
-
-    from mmfuse.features.console import printable
-
-    if as_json:
-        typer.echo(json.dumps(document, allow_nan=False))
-    else:
-        for line in lines:
-            typer.echo(printable(line))
 
 
 def _exit(code: int) -> None:

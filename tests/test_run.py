@@ -200,7 +200,7 @@ def test_an_interrupted_run_leaves_a_store_that_goes_on(sample, whole, features_
     _, errors = process.communicate(timeout=30)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     assert errors.count("\n") == 1
-    assert "the same command goes on from here" in errors
+    assert "to go on, give the same command again" in errors
     assert run(features_toml, sample, store)["root"] == open_store(whole).root
 
 

@@ -5,9 +5,11 @@ Nothing heavy is imported before a command runs: `mmtrain --help` answers at onc
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from mmfuse.features.console import INTERRUPTED, show, user_errors
 
 app = typer.Typer(
     name="mmtrain",
@@ -45,7 +47,7 @@ def run(
     """
     # two threads that spin while they wait for each other stand still where others use the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with _errors(verbose):
+    with user_errors("mmtrain", verbose):
         from mmfuse.trainer.progress import Progress
 
         with Progress(quiet=quiet) as progress:
@@ -55,10 +57,8 @@ def run(
         if not quiet or as_json:
             from mmfuse.trainer.summary import run_lines
 
-            _print(result, run_lines(result), as_json=as_json)
+            show(result, run_lines(result), as_json=as_json)
         if result["interrupted"]:
-            from mmfuse.features.console import INTERRUPTED
-
             raise SystemExit(INTERRUPTED)
 
 
@@ -78,30 +78,12 @@ def compare(
 
     Example: mmtrain compare runs/late runs/text_only runs/midi_only
     """
-    with _errors(verbose):
+    with user_errors("mmtrain", verbose):
         from mmfuse.trainer.compare import compare as compare_runs
         from mmfuse.trainer.summary import compare_lines
 
         comparison = compare_runs(runs, against)
-        _print(comparison, compare_lines(comparison), as_json=as_json)
-
-
-def _errors(verbose: bool) -> Any:
-    from mmfuse.features.console import user_errors
-
-    return user_errors("mmtrain", verbose)
-
-
-def _print(document: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
-    import json
-
-    from mmfuse.features.console import printable
-
-    if as_json:
-        typer.echo(json.dumps(document, allow_nan=False))
-    else:
-        for line in lines:
-            typer.echo(printable(line))
+        show(comparison, compare_lines(comparison), as_json=as_json)
 
 
 def main() -> None:

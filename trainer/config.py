@@ -20,7 +20,7 @@ class MelCNNConfig(Strict):
     type: Literal["mel_cnn"] = "mel_cnn"
     hidden_dim: int = Field(default=64, ge=8)  # channels of every layer
     stride: Literal[2, 4, 8, 16] = 8  # frames in one step of the result: 160 ms of 20 ms
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
     mask_bands: int = Field(default=16, ge=0)  # longest stretch of mel bands blanked in training
     mask_frames: int = Field(default=50, ge=0)  # longest stretch of frames blanked in training
 
@@ -33,7 +33,7 @@ class EventBasedConfig(Strict):
     layers: int = Field(default=1, ge=0, le=24)  # of attention
     attention_heads: int = Field(default=4, ge=1)
     stride: Literal[1, 2, 4, 8, 16] = 8  # events in one step of attention
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
     token_dropout: float = Field(default=0.1, ge=0, lt=1)  # share of events hidden in training
     transpose: int = Field(
         default=0, ge=0, le=12
@@ -47,7 +47,7 @@ class TextEncoderConfig(Strict):
     hidden_dim: int = Field(default=64, ge=8)
     layers: int = Field(default=1, ge=0, le=24)
     attention_heads: int = Field(default=4, ge=1)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
     token_dropout: float = Field(default=0.1, ge=0, lt=1)  # share of tokens hidden in training
 
 
@@ -56,7 +56,7 @@ class LateFusionConfig(Strict):
 
     type: Literal["late"] = "late"
     hidden_dim: int = Field(default=64, ge=8)  # of each modality's vector
-    dropout: float = Field(default=0.2, ge=0, lt=1)
+    dropout: float = Field(default=0.4, ge=0, lt=1)
 
 
 class EarlyFusionConfig(Strict):
@@ -66,7 +66,7 @@ class EarlyFusionConfig(Strict):
     hidden_dim: int = Field(default=64, ge=8)
     layers: int = Field(default=1, ge=1, le=24)
     attention_heads: int = Field(default=4, ge=1)
-    dropout: float = Field(default=0.2, ge=0, lt=1)
+    dropout: float = Field(default=0.4, ge=0, lt=1)
 
 
 class ModelConfig(Strict):
@@ -102,23 +102,19 @@ class TrainConfig(Strict):
     """How the model is fitted."""
 
     seed: int = Field(default=0, ge=0)
-    epochs: int = Field(default=40, ge=1)  # at most; early stopping may end sooner
+    epochs: int = Field(default=30, ge=1)  # at most; early stopping may end sooner
     batch_size: int = Field(default=32, ge=1)  # clips
     lr: float = Field(default=2e-3, gt=0)  # peak, after warm-up
     warmup_steps: int = Field(default=20, ge=0)  # optimizer steps
     weight_decay: float = Field(default=0.05, ge=0)  # AdamW's, on matrices only
     grad_clip: float = Field(default=1.0, ge=0)  # global L2 norm; 0 turns clipping off
-    patience: int = Field(default=15, ge=1)  # epochs without a better validation macro-F1
+    patience: int = Field(default=12, ge=1)  # epochs without a better validation macro-F1
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     class_weights: bool = False  # weigh classes by inverse frequency
     unimodal_weight: float = Field(default=0.5, ge=0)  # of the modalities' own heads; 0: none
-    modality_dropout: float = Field(default=0.1, ge=0, lt=1)  # per clip; never all
-    ema: float = Field(
-        default=0.0, ge=0, lt=1
-    )  # average of weights that is evaluated; 0 turns it off
-    crop_s: float = Field(
-        default=0.0, ge=0
-    )  # seconds of a random crop, in training; 0 takes whole clips
+    modality_dropout: float = Field(default=0.25, ge=0, lt=1)  # per clip; never all
+    ema: float = Field(default=0.95, ge=0, lt=1)  # decay of the weights' average; 0: no average
+    crop_s: float = Field(default=8.0, ge=0)  # random crop in training; 0 takes whole clips
     threads: int = Field(default=2, ge=1)  # of the CPU; part of what makes numbers reproducible
 
 

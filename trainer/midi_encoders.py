@@ -28,7 +28,8 @@ class EventBasedEncoder(nn.Module):
 
     A note's embedding is the sum of those of the event, its pitch class and its octave: what is
     known of one key or register is known of all. Convolutions shorten the sequence before
-    attention; a bag of events stands beside it.
+    attention; a bag stands beside it, of events, pitch classes, octaves and intervals: with a few
+    hundred clips it learns what attention can't yet.
 
     `vocabulary` is the stream's: `size`, and `[first, count]` of the tokens `note_on` and
     `note_off`, one a pitch.
@@ -102,7 +103,7 @@ class EventBasedEncoder(nn.Module):
         return table_VD
 
     def _bag(self, tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Roots of the shares of events, pitch classes and octaves, scaled to about 1: (B, bag).
+        """Roots of the shares of events, pitch classes, octaves and intervals, about 1: (B, bag).
 
         Roots, because the few frequent events would hide what the many rare ones tell.
 

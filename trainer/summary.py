@@ -50,7 +50,7 @@ def compare_lines(comparison: Mapping[str, Any]) -> list[str]:
         if difference is not None:
             f1 = difference["macro_f1"]
             row += [f"{f1['value']:+.3f}", _interval(f1["low"], f1["high"], "+.3f")]
-            row += [f"{f1['p']:.4f}", f"{run['mcnemar_p']:.4f}"]
+            row += [_p(f1["p"]), _p(run["mcnemar_p"])]
         elif against is not None:
             row += ["reference", "", "", ""]
         rows.append(row)
@@ -94,6 +94,10 @@ def _with_intervals(scores: Mapping[str, Any]) -> list[str]:
         for name in ("accuracy", "macro_f1")
         for cell in (f"{scores[name]:.3f}", _interval(*scores[f"{name}_95"]))
     ]
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
 
 
 def _interval(low: float, high: float, style: str = ".3f") -> str:

@@ -76,15 +76,16 @@ class Planted:
 
 def write_config(folder, modalities, fusion="late", **train):
     """A run configuration, small and quick; `train` values go into [train]."""
-    values = {"epochs": 2, "batch_size": 16, "threads": 1, "warmup_steps": 3, "lr": 5e-3} | train
+    values = {"epochs": 2, "batch_size": 16, "threads": 1, "warmup_steps": 3, "lr": 5e-3}
+    values |= {"modality_dropout": 0.1, "ema": 0.0, "crop_s": 0.0} | train
     document = [
         'name = "planted"',
         f'[data]\ncorpus = "{folder / "manifest.jsonl"}"\nstore = "{folder / "s.zarr"}"',
         "[preprocessing.audio]\nn_mels = 8",
         "[preprocessing.text]\nvocab_size = 300\nmax_tokens = 64",
         "[preprocessing.midi]\nmax_events = 256",
-        *(f"{SECTIONS[name]}\nhidden_dim = 16" for name in modalities),
-        f'[model.fusion]\ntype = "{fusion}"\nhidden_dim = 16',
+        *(f"{SECTIONS[name]}\nhidden_dim = 16\ndropout = 0.1" for name in modalities),
+        f'[model.fusion]\ntype = "{fusion}"\nhidden_dim = 16\ndropout = 0.2',
         "[train]",
         *(f"{key} = {json.dumps(value)}" for key, value in values.items()),
         "[eval]\nbootstrap = 200",

@@ -183,6 +183,24 @@ def test_transposition_never_leaves_the_pitches(events):
     assert ((moved[:, 2:] >= NOTE_OFF) & (moved[:, 2:] < NOTE_OFF + 128)).all()
 
 
+def test_the_bag_counts_the_events_that_are_there(events):
+    tokens = torch.tensor([[NOTE_ON + 60, NOTE_OFF + 60, NOTE_ON + 67, 300]])
+    mask = torch.tensor([[True, True, True, False]])
+    bag = events._bag(tokens, mask)[0]
+    size = len(events.class_V)
+    assert bag[NOTE_ON + 60] == bag[NOTE_OFF + 60] == pytest.approx((size / 3) ** 0.5)
+    assert bag[300] == 0
+    assert bag.square().sum() == pytest.approx(len(bag), rel=1e-5)
+    assert torch.equal(events._bag(tokens.flip(0), mask), events._bag(tokens, mask))
+
+
+def test_intervals_are_those_from_note_to_note(events):
+    tokens = [NOTE_ON + 60, NOTE_OFF + 60, NOTE_ON + 67, NOTE_ON + 20, NOTE_ON + 110, NOTE_ON + 109]
+    mask = torch.tensor([[True, True, True, False, True, True]])
+    # unknown at the first note; a fifth; hidden; more than an octave; a semitone down
+    assert events._intervals(torch.tensor([tokens]), mask).tolist() == [[0, 0, 20, 0, 25, 12]]
+
+
 def test_an_octave_is_the_same_pitch_class(events):
     classes, octaves, pitches = events.class_V, events.octave_V, events.pitch_V
     assert classes[NOTE_ON + 60] == classes[NOTE_ON + 72] != classes[NOTE_ON + 61]

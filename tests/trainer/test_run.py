@@ -247,3 +247,15 @@ def test_a_killed_process_leaves_an_unfinished_folder_that_the_next_run_takes(fi
     assert not (out / "result.json").exists()
     train(finished.config, (), out)
     assert read(out)["epochs"] == 2
+
+
+def test_ctrl_c_without_anything_to_keep_exits_130(finished, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "evaluate", stop)
+    out = finished.folder / "b"
+    outcome = CliRunner().invoke(app, ["run", str(finished.config), "--out", str(out)])
+    assert outcome.exit_code == 130
+    assert "interrupted before a result; the same command starts anew" in outcome.stderr
+    assert not (out / "result.json").exists()

@@ -1,0 +1,41 @@
+"""The configurations that come with mmfuse are complete, and differ only where they should."""
+
+from pathlib import Path
+
+import pytest
+
+from mmfuse.features.config import load_feature_config
+from mmfuse.trainer.config import load_run_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+NAMES = ("early", "late", "text_only", "audio_only", "midi_only")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_configuration_says_everything_and_its_values_are_the_defaults(name):
+    config = load_run_config(CONFIGS / f"{name}.toml")
+    assert config.name == name
+    encoders = config.model.encoders()
+    for section in (config.train, config.eval, config.model.fusion, *encoders.values()):
+        assert section.model_fields_set == set(type(section).model_fields)
+        assert section == type(section)()
+
+
+def test_all_of_them_make_and_read_the_same_features():
+    first, *others = (load_feature_config(CONFIGS / f"{name}.toml") for name in NAMES)
+    assert all(other == first for other in others)
+    assert None not in dict(first.preprocessing).values()
+
+
+def test_they_train_alike():
+    configs = [load_run_config(CONFIGS / f"{name}.toml") for name in NAMES]
+    assert len({config.train for config in configs}) == 1
+    encoders = [set(config.model.encoders()) for config in configs]
+    assert encoders == [{"text", "audio", "midi"}] * 2 + [{"text"}, {"audio"}, {"midi"}]
+    assert [config.model.fusion.type for config in configs] == ["early"] + ["late"] * 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_has_a_comment(name):
+    for line in (CONFIGS / f"{name}.toml").read_text().splitlines():
+        assert " = " not in line or " # " in line or line.startswith("#"), line
