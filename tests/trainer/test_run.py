@@ -257,5 +257,5 @@ def test_ctrl_c_without_anything_to_keep_exits_130(finished, monkeypatch):
     out = finished.folder / "b"
     outcome = CliRunner().invoke(app, ["run", str(finished.config), "--out", str(out)])
     assert outcome.exit_code == 130
-    assert "interrupted before a result; the same command starts anew" in outcome.stderr
+    assert "interrupted; to go on, give the same command again" in outcome.stderr
     assert not (out / "result.json").exists()
