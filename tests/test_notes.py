@@ -45,7 +45,7 @@ def test_a_row_holds_every_field_of_its_note():
     assert row == {
         "tick": 2400, "offset_tick": 2520, "onset_s": 2.5, "offset_s": 2.625, "pitch": 61,
         "velocity": 99, "program": 7, "channel": 3, "track": 1, "flags": 0, "bar": 1,
-        "beat_in_bar": 1,
+        "beat_in_bar": 1, "bar_length": 4, "ticks_per_quarter": 480, "quarter_s": 0.5,
     }  # fmt: skip
     assert entry.values.dtype == notes_spec().dtype == "float64"
     assert entry.values.shape[1:] == notes_spec().item == (len(FIELDS),)
@@ -94,6 +94,63 @@ def test_smpte_division_shifts_exactly_too():
     midi = read_midi(smf([(1, on(60)), (1, off(60))], division=0xE350))
     values = notes_entry(midi, Fraction(-1001, 30_000)).values
     assert values[0, COLUMN["onset_s"]] == float(Fraction(1001, 30_000 * 80) * (1 - 80))
+
+
+def meter(beats: int, unit_log2: int) -> bytes:
+    return bytes([0xFF, 0x58, 4, beats, unit_log2, 24, 8])
+
+
+def column(data: bytes, name: str) -> list[float]:
+    return notes_entry(read_midi(data)).values[:, COLUMN[name]].tolist()
+
+
+def test_a_bar_has_the_length_of_its_meter_and_a_change_cuts_it_short():
+    # 3/8 from the start; 4/4 after a bar and two thirds; 7/8 a whole bar later
+    data = smf(
+        [(0, meter(3, 3)), (1200, meter(4, 2)), (1920, meter(7, 3))],
+        [event for _ in range(10) for event in ((0, on(60)), (480, off(60)))],
+    )
+    assert column(data, "bar") == [0, 0, 1, 2, 2, 2, 2, 3, 3, 3]
+    assert column(data, "bar_length") == [1.5, 1.5, 1, 4, 4, 4, 4, 3.5, 3.5, 3.5]
+    assert column(data, "ticks_per_quarter") == [480] * 10
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 0x7FFF),
+    st.lists(st.tuples(st.integers(0, 20_000), st.integers(1, 255), st.integers(0, 7)), max_size=5),
+    st.lists(st.integers(0, 3000), max_size=30),
+)
+def test_no_note_is_beyond_its_bar_and_bars_join(division, meters, gaps):
+    data = smf(
+        [(gap, meter(beats, unit)) for gap, beats, unit in meters],
+        [event for gap in gaps for event in ((gap, on(60)), (1, off(60)))],
+        division=division,
+    )
+    values = notes_entry(read_midi(data)).values
+    beat, length = values[:, COLUMN["beat_in_bar"]], values[:, COLUMN["bar_length"]]
+    assert (beat < length).all()
+    # what a bar begins at, in ticks, is where the one before it ends
+    begins = values[:, COLUMN["tick"]] - beat * division
+    ends = begins + length * division
+    bar = values[:, COLUMN["bar"]]
+    following = np.flatnonzero(np.diff(bar) == 1)
+    assert np.allclose(begins[following + 1], ends[following], rtol=0, atol=1e-6)
+
+
+def test_a_note_has_the_tempo_at_which_it_begins():
+    data = smf(
+        [(480, TEMPO + (250_000).to_bytes(3, "big")), (480, TEMPO + b"\x10\0\0")],
+        [(0, on(60)), (480, on(61)), (479, on(62)), (1, on(63)), (0, off(60))],
+    )
+    assert column(data, "quarter_s") == [0.5, 0.25, 0.25, 1.048576]
+
+
+def test_smpte_division_has_no_quarters_and_bars_of_two_seconds():
+    data = smf([(0, meter(3, 2)), (3000, on(60)), (1, off(60))], division=0xE728)
+    for name, value in (("bar", 1), ("beat_in_bar", 1), ("bar_length", 2),
+                        ("ticks_per_quarter", 0), ("quarter_s", 0)):  # fmt: skip
+        assert column(data, name) == [value], name
 
 
 def test_what_was_mended_is_said_in_one_line():
