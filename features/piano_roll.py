@@ -1,12 +1,21 @@
 """Piano roll: what sounds in each frame.
 
-Conventions: frame k of an entry is [k/fps, (k+1)/fps) from its origin, which is the clip's, or the
-last frame border before the first note where that is earlier. Plane 0 is `onset` (the velocity of
-a note that begins in the frame), plane 1 `velocity` (the loudest note that sounds in it, were it
-for an instant); where notes overlap the louder wins, never the sum. Drums are left out. A time
-within a microframe of a border counts as on it, so that rounding of seconds moves nothing.
+Conventions: frame k of an entry is [k/fps, (k+1)/fps) from its origin. The origin is the clip's, or
+the last frame border before the first note where that is earlier, or the start of the window that
+was asked for. Planes:
+
+    onset      velocity of a note that begins in the frame
+    sustain    1 where a note sounds in the frame, were it for an instant
+    velocity   velocity of the note that sounds
+    drums      velocity of a drum that is struck in the frame, by its key
+
+Where notes overlap the louder wins, never the sum. Drums are in their own plane or nowhere. The
+pedal is not in it. A time within a microframe of a border counts as on it, so that rounding of
+seconds moves nothing.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 
@@ -18,9 +27,10 @@ from mmfuse.features.midi_scan import DRUM
 from mmfuse.features.notes import COLUMN
 from mmfuse.features.spec import Entry, StreamSpec, Timing
 
-PLANES = ("onset", "velocity")
+PLANES = ("onset", "sustain", "velocity", "drums")
 _SNAP = 1e-6  # frames
 _MAX_CELLS = 1 << 30  # frames of all notes together, far above any music
+_CHUNK = 1 << 20  # cells filled at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,61 +39,113 @@ class PianoRollParams:
 
     fps: int = 50  # frames per second
     max_s: int = 6 * 3600  # a longer roll is refused
+    planes: tuple[str, ...] = ("onset", "sustain", "velocity")
 
     def __post_init__(self) -> None:
         if self.fps < 1 or self.max_s < 1:
             raise ConfigError("piano_roll: fps and max_s are at least 1")
+        wrong = sorted(set(self.planes) - set(PLANES))
+        if wrong or not self.planes or len(set(self.planes)) < len(self.planes):
+            raise ConfigError(
+                f"piano_roll: planes are {list(self.planes)}; some of {list(PLANES)}, each once"
+            )
 
 
 def piano_roll_spec(params: PianoRollParams = PianoRollParams()) -> StreamSpec:
-    """The `piano_roll` stream: uint8 (T, 2, 128)."""
+    """The `piano_roll` stream: uint8 (T, planes, 128)."""
+    drums = "a plane" if "drums" in params.planes else "left out"
     return StreamSpec(
         name="piano_roll",
         modality="midi",
-        item=(len(PLANES), 128),
+        item=(len(params.planes), 128),
         dtype="uint8",
-        params={**asdict(params), "planes": list(PLANES), "overlap": "max", "drums": "left out"},
+        params={**asdict(params), "planes": list(params.planes), "overlap": "max", "drums": drums},
         timing=Timing("frames", first_s=Fraction(1, 2 * params.fps), hop_s=Fraction(1, params.fps)),
+        version=2,
     )
 
 
 def roll_entry(
-    notes_values: NDArray[np.float64], params: PianoRollParams = PianoRollParams()
+    notes_values: NDArray[np.float64],
+    params: PianoRollParams = PianoRollParams(),
+    start_s: Fraction | None = None,
+    stop_s: Fraction | None = None,
 ) -> Entry:
     """Rows of the `notes` stream to a roll.
 
     Args:
-        notes_values: (n, 12) float64, fields as in `notes.FIELDS`.
-        params: frame rate, longest roll.
+        notes_values: (n, 15) float64, fields as in `notes.FIELDS`.
+        params: frame rate, planes, longest roll.
+        start_s: where frame 0 begins on the clip's timeline, exact, on a frame border or not; the
+            clip's origin or the first note, whichever is earlier, where it is left out.
+        stop_s: end of the last frame, the next border after it; the end of the last note where it
+            is left out. What lies outside the window is cut off, and T is the window's.
 
     Returns:
-        values (T, 2, 128) uint8, to the end of the last note; T may be 0.
+        values (T, planes, 128) uint8; T may be 0.
 
     Raises:
         MidiError: `too_long`, `too_dense`.
     """
-    drums = notes_values[:, COLUMN["flags"]].astype(np.int64) & DRUM
-    notes = notes_values[drums == 0]
-    if not len(notes):
-        return Entry(np.zeros((0, len(PLANES), 128), np.uint8), windows=((Fraction(0), 0),))
-    first = np.floor(notes[:, COLUMN["onset_s"]] * params.fps + _SNAP).astype(np.int64)
-    end = np.ceil(notes[:, COLUMN["offset_s"]] * params.fps - _SNAP).astype(np.int64)
-    end = np.maximum(end, first + 1)  # a note of no length sounds in the frame of its onset
-    origin = min(0, int(first.min()))
-    first, end = first - origin, end - origin
-    frames = int(end.max())
+    notes = notes_values
+    is_drum = (notes[:, COLUMN["flags"]].astype(np.int64) & DRUM) > 0
+    if is_drum.any():
+        notes = notes if "drums" in params.planes else notes[~is_drum]
+        is_drum = (notes[:, COLUMN["flags"]].astype(np.int64) & DRUM) > 0
+    drum = (notes_values[:, COLUMN["flags"]].astype(np.int64) & DRUM) > 0
+    if "drums" not in params.planes and drum.any():
+        notes_values, drum = notes_values[~drum], drum[~drum]
+    begin = 0.0 if start_s is None else float(start_s * params.fps)
+    first = np.floor(notes_values[:, COLUMN["onset_s"]] * params.fps + (_SNAP - begin))
+    end = np.ceil(notes_values[:, COLUMN["offset_s"]] * params.fps - (_SNAP + begin))
+    # a note of no length sounds in the frame of its onset; a drum is struck, not held
+    end = np.where(drum, first + 1, np.maximum(end, first + 1))
+    border = min(0, int(first.min(initial=0))) if start_s is None else 0
+    origin_s = Fraction(border, params.fps) + (start_s or 0)
+    frames = max(int(end.max(initial=border)) - border, 0)
+    if stop_s is not None:
+        frames = max(math.ceil((stop_s - origin_s) * params.fps), 0)
     if frames > params.max_s * params.fps:
         raise MidiError(
             "too_long", f"piano roll of {frames / params.fps:.0f} s; up to {params.max_s} s"
         )
-    if int((end - first).sum()) > _MAX_CELLS:
-        raise MidiError("too_dense", f"{len(notes)} notes, most of which never end")
-    roll_TPK = np.zeros((frames, len(PLANES), 128), np.uint8)  # time, plane, key
-    key = notes[:, COLUMN["pitch"]].astype(np.int64)
-    velocity = notes[:, COLUMN["velocity"]].astype(np.uint8)
-    np.maximum.at(roll_TPK, (first, 0, key), velocity)
-    order = np.argsort(velocity, kind="stable")  # soft to loud: what is written last is the loudest
-    rows = (first[order], end[order], key[order], velocity[order])
-    for begin, stop, pitch, loudness in zip(*(row.tolist() for row in rows), strict=True):
-        roll_TPK[begin:stop, 1, pitch] = loudness
-    return Entry(roll_TPK, origin_s=Fraction(origin, params.fps), windows=((Fraction(0), frames),))
+    first, end = first - border, np.minimum(end - border, frames)
+    begins = np.maximum(first, 0)
+    inside = end > begins
+    if (end - begins).sum(where=inside) > _MAX_CELLS:
+        raise MidiError("too_dense", f"{len(first)} notes, most of which never end")
+
+    roll_TPK = np.zeros((frames, len(params.planes), 128), np.uint8)  # time, plane, key
+    flat, row = roll_TPK.reshape(-1), 128 * len(params.planes)
+    place = {plane: 128 * number for number, plane in enumerate(params.planes)}
+    key = notes_values[:, COLUMN["pitch"]].astype(np.int64)
+    velocity = notes_values[:, COLUMN["velocity"]].astype(np.uint8)
+    begins = begins.astype(np.int64)
+    for plane, hit in (("onset", ~drum), ("drums", drum)):
+        if plane in place:
+            hits = np.flatnonzero(hit & inside & (first >= 0))
+            np.maximum.at(flat, begins[hits] * row + (key[hits] + place[plane]), velocity[hits])
+    held = np.flatnonzero(inside & ~drum)
+    for note, frame in _cells(begins[held], end[held].astype(np.int64)):
+        index = frame * row + key[held][note]
+        if "sustain" in place:
+            flat[index + place["sustain"]] = 1
+        if "velocity" in place:
+            np.maximum.at(flat, index + place["velocity"], velocity[held][note])
+    return Entry(roll_TPK, origin_s=origin_s, windows=((Fraction(0), frames),))
+
+
+def _cells(
+    begins: NDArray[np.int64], ends: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """(note, frame) of every frame of every note, some notes at a time."""
+    lengths = ends - begins
+    total = np.cumsum(lengths)
+    note = 0
+    while note < len(lengths):
+        done = total[note] - lengths[note]
+        following = max(int(np.searchsorted(total, done + _CHUNK, side="right")), note + 1)
+        chunk = slice(note, following)
+        of = np.repeat(np.arange(note, following), lengths[chunk])
+        yield of, np.arange(done, done + len(of)) + (begins - total + lengths)[of]
+        note = following

@@ -1,4 +1,4 @@
-"""A piano roll shows what sounds in each frame: the loudest, never the sum, never drums."""
+"""A piano roll shows what sounds in each frame: the loudest, never the sum, drums apart."""
 
 from fractions import Fraction
 
@@ -13,7 +13,7 @@ from mmfuse.features.notes import COLUMN, FIELDS
 from mmfuse.features.piano_roll import PianoRollParams, piano_roll_spec, roll_entry
 from mmfuse.features.spec import frame_times_s
 
-ONSET, VELOCITY = 0, 1
+ONSET, SUSTAIN, VELOCITY = 0, 1, 2
 
 
 def rows(*notes: tuple[float, float, int, int], flags: int = 0) -> np.ndarray:
@@ -26,18 +26,19 @@ def rows(*notes: tuple[float, float, int, int], flags: int = 0) -> np.ndarray:
 
 def test_a_note_fills_the_frames_it_sounds_in():
     entry = roll_entry(rows((0.04, 0.10, 60, 90)))
-    assert entry.values.shape == (5, 2, 128)
+    assert entry.values.shape == (5, 3, 128)
     assert entry.values.dtype == piano_roll_spec().dtype == "uint8"
     assert entry.values[:, VELOCITY, 60].tolist() == [0, 0, 90, 90, 90]
     assert entry.values[:, ONSET, 60].tolist() == [0, 0, 90, 0, 0]
-    assert int(entry.values.astype(int).sum()) == 4 * 90
+    assert entry.values[:, SUSTAIN, 60].tolist() == [0, 0, 1, 1, 1]
+    assert int(entry.values.astype(int).sum()) == 4 * 90 + 3
     assert (entry.origin_s, entry.windows) == (0, ((Fraction(0), 5),))
 
 
 def test_a_clip_without_notes_has_no_frames():
     for values in (rows(), rows((0.0, 1.0, 36, 99), flags=DRUM)):
         entry = roll_entry(values)
-        assert entry.values.shape == (0, 2, 128)
+        assert entry.values.shape == (0, 3, 128)
         assert entry.windows == ((Fraction(0), 0),)
 
 
@@ -109,6 +110,7 @@ def test_every_frame_is_the_maximum_over_its_notes(steps, fps):
                 roll[frame, VELOCITY, pitch] = max(roll[frame, VELOCITY, pitch], velocity)
             if begins:
                 roll[frame, ONSET, pitch] = max(roll[frame, ONSET, pitch], velocity)
+    roll[:, SUSTAIN] = roll[:, VELOCITY] > 0
     assert np.array_equal(entry.values, roll)
     assert roll[-1, VELOCITY].any()
 
@@ -131,11 +133,102 @@ def test_notes_that_pile_up_without_end_are_refused():
 def test_the_spec_says_what_a_frame_is():
     spec = piano_roll_spec(PianoRollParams(fps=25))
     assert (spec.timing.first_s, spec.timing.hop_s) == (Fraction(1, 50), Fraction(1, 25))
-    assert (spec.item, spec.params["planes"]) == ((2, 128), ["onset", "velocity"])
+    assert (spec.item, spec.params["planes"]) == ((3, 128), ["onset", "sustain", "velocity"])
     assert spec.fingerprint != piano_roll_spec().fingerprint
+    drums = piano_roll_spec(PianoRollParams(planes=("velocity", "drums")))
+    assert (drums.item, drums.params["drums"]) == ((2, 128), "a plane")
 
 
-@pytest.mark.parametrize("wrong", [{"fps": 0}, {"max_s": 0}])
-def test_impossible_parameters_are_refused(wrong):
-    with pytest.raises(ConfigError, match="at least 1"):
+def test_each_plane_is_the_same_whatever_stands_beside_it():
+    values = rows((0.0, 0.5, 60, 64), (0.3, 0.9, 60, 90), (-0.1, 0.2, 72, 5))
+    whole = roll_entry(values).values
+    for number, plane in enumerate(PianoRollParams().planes):
+        alone = roll_entry(values, PianoRollParams(planes=(plane,))).values
+        assert np.array_equal(alone[:, 0], whole[:, number])
+    turned = roll_entry(values, PianoRollParams(planes=("velocity", "onset"))).values
+    assert np.array_equal(turned, whole[:, [VELOCITY, ONSET]])
+
+
+def test_drums_have_a_plane_of_their_own_where_it_is_wanted():
+    piano, drums = rows((0.0, 0.06, 36, 64)), rows((0.02, 9.0, 36, 127), flags=DRUM)
+    params = PianoRollParams(planes=("onset", "velocity", "drums"))
+    roll = roll_entry(np.concatenate([piano, drums]), params).values
+    assert roll[:, 0, 36].tolist() == [64, 0, 0]
+    assert roll[:, 1, 36].tolist() == [64, 64, 64]
+    assert roll[:, 2, 36].tolist() == [0, 127, 0]  # struck, not held
+    assert int(roll.astype(int).sum()) == 4 * 64 + 127
+
+
+def test_a_window_cuts_the_roll_of_the_whole():
+    rng = np.random.default_rng(0)
+    onsets = rng.uniform(-1, 9, 200)
+    values = rows(
+        *[(s, s + rng.uniform(0, 2), rng.integers(128), rng.integers(1, 128)) for s in onsets]
+    )
+    whole = roll_entry(values)
+    for start, stop in ((0, 5), (-100, 700), (123, 124), (60, 60), (-40, 31)):
+        cut = roll_entry(values, start_s=Fraction(start, 50), stop_s=Fraction(stop, 50))
+        assert (cut.origin_s, len(cut.values)) == (Fraction(start, 50), stop - start)
+        padded = np.zeros((2000, 3, 128), np.uint8)
+        at = 500 + int(whole.origin_s * 50)
+        padded[at : at + len(whole.values)] = whole.values
+        assert np.array_equal(cut.values, padded[500 + start : 500 + stop])
+
+
+def test_a_window_begins_anywhere_and_its_frames_with_it():
+    # 1/30 s, a frame at 30 fps, is on no border at 50 fps
+    entry = roll_entry(rows((0.05, 0.08, 60, 64)), start_s=Fraction(1, 30), stop_s=Fraction(1, 10))
+    assert entry.origin_s == Fraction(1, 30)
+    assert entry.values[:, VELOCITY, 60].tolist() == [64, 64, 64, 0]  # 33.3, 53.3, 73.3, 93.3 ms
+    assert entry.values[:, ONSET, 60].tolist() == [64, 0, 0, 0]
+
+
+def test_a_note_that_began_before_the_window_has_no_onset_in_it():
+    roll = roll_entry(rows((0.0, 1.0, 60, 64)), start_s=Fraction(1, 2)).values
+    assert roll.shape == (25, 3, 128)
+    assert not roll[:, ONSET].any()
+    assert (roll[:, VELOCITY, 60] == 64).all()
+
+
+def test_a_window_without_notes_is_silence_and_one_that_ends_early_is_empty():
+    silence = roll_entry(rows(), start_s=Fraction(3), stop_s=Fraction(4))
+    assert silence.values.shape == (50, 3, 128)
+    assert not silence.values.any()
+    assert silence.windows == ((Fraction(0), 50),)
+    assert len(roll_entry(rows((0.0, 1.0, 60, 64)), start_s=Fraction(4)).values) == 0
+    none = roll_entry(rows((0.0, 1.0, 60, 64)), start_s=Fraction(4), stop_s=Fraction(3))
+    assert len(none.values) == 0
+    early = roll_entry(rows((1.0, 2.0, 60, 64)), stop_s=Fraction(-3))
+    assert len(early.values) == 0
+
+
+def test_a_window_is_refused_for_its_own_length_only():
+    values = rows((0.0, 1.0, 60, 64), (9_999_999.0, 9_999_999.5, 60, 64))
+    params = PianoRollParams(max_s=10)
+    assert len(roll_entry(values, params, stop_s=Fraction(10)).values) == 500
+    with pytest.raises(MidiError, match="up to 10 s"):
+        roll_entry(values, params, stop_s=Fraction(11))
+
+
+def test_many_notes_are_filled_in_parts():
+    values = rows(*[(0.0, 100.0 + k, k % 128, 1 + k % 127) for k in range(700)])  # 1.6e6 cells
+    roll = roll_entry(values).values
+    for key in (0, 77, 127):
+        for frame in (0, 3000, 20_000):
+            sounding = [1 + k % 127 for k in range(key, 700, 128) if (100 + k) * 50 > frame]
+            assert roll[frame, VELOCITY, key] == max(sounding, default=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"fps": 0}, "at least 1"),
+        ({"max_s": 0}, "at least 1"),
+        ({"planes": ()}, "some of"),
+        ({"planes": ("onset", "onset")}, "each once"),
+        ({"planes": ("offset",)}, r"\['offset'\]; some of \['onset', 'sustain'"),
+    ],
+)
+def test_impossible_parameters_are_refused(wrong, message):
+    with pytest.raises(ConfigError, match=message):
         PianoRollParams(**wrong)
