@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from mmfuse.features.errors import ConfigError
 
@@ -47,9 +54,27 @@ class AudioPreprocessing(Strict):
 class MidiPreprocessing(Strict):
     """How MIDI becomes notes, event tokens and a piano roll."""
 
+    tokenization: Literal["midi_like", "remi", "compound"] = "midi_like"
     velocity_bins: int = Field(32, ge=1, le=127)
     max_events: int = Field(4096, ge=16)  # tokens a clip; more are cut and counted
+    positions_per_quarter: int = Field(12, ge=1, le=96)  # grid of remi and compound
+    programs: bool = False  # remi and compound say each note's program
+    tempos: bool = False  # remi and compound say the tempo
     roll_fps: int = Field(50, ge=1, le=1000)
+    roll_planes: tuple[Literal["onset", "sustain", "velocity", "drums"], ...] = Field(
+        ("onset", "sustain", "velocity"), min_length=1
+    )
+
+    @field_validator("positions_per_quarter", "programs", "tempos")
+    @classmethod
+    def _is_used(cls, value: int, info: ValidationInfo) -> int:
+        default = cls.model_fields[str(info.field_name)].default
+        if info.data.get("tokenization") == "midi_like" and value != default:
+            raise ValueError(
+                'midi_like has no use for it; set tokenization = "remi" or "compound", or take it '
+                "out"
+            )
+        return value
 
 
 class TextPreprocessing(Strict):

@@ -9,7 +9,7 @@ nothing to do ends as soon as it has compared hashes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -137,11 +137,8 @@ class MidiMaker:
     modality = "midi"
 
     def __init__(self, config: MidiPreprocessing) -> None:
-        self._tokens = midi_tokens.MidiTokenParams(
-            velocity_bins=config.velocity_bins,
-            max_events=config.max_events,
-        )
-        self._roll = piano_roll.PianoRollParams(fps=config.roll_fps)
+        self._tokens = tokenization(config)
+        self._roll = piano_roll.PianoRollParams(fps=config.roll_fps, planes=config.roll_planes)
         self.specs: tuple[StreamSpec, ...] = (
             notes.notes_spec(),
             midi_tokens.midi_tokens_spec(self._tokens),
@@ -178,6 +175,13 @@ class MidiMaker:
             "midi_tokens": midi_tokens.tokens_entry(entry.values, self._tokens),
             "piano_roll": piano_roll.roll_entry(entry.values, self._roll),
         }
+
+
+def tokenization(config: MidiPreprocessing) -> midi_tokens.Tokenization:
+    """The way of writing notes down that a configuration names, with what it says of it."""
+    chosen = midi_tokens.TOKENIZATIONS[config.tokenization]
+    names = {field.name for field in fields(chosen)}
+    return chosen(**config.model_dump(include=names))
 
 
 class TextMaker:

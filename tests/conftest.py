@@ -26,6 +26,29 @@ def sample(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def in_bars():
+    """Rows of the notes stream of notes that are given in quarters, at one tempo and meter."""
+    from mmfuse.features.notes import COLUMN, FIELDS
+
+    def rows(*notes, bar=4, quarter_s=0.5, ticks=480, velocity=64, program=0, flags=0):
+        """Each note is (onset, duration, pitch) in quarters, or has a velocity behind that."""
+        values = np.zeros((len(notes), len(FIELDS)))
+        for row, (onset, duration, pitch, *loud) in zip(values, notes, strict=True):
+            named = {
+                "tick": onset * ticks, "offset_tick": (onset + duration) * ticks,
+                "onset_s": onset * quarter_s, "offset_s": (onset + duration) * quarter_s,
+                "pitch": pitch, "velocity": loud[0] if loud else velocity, "program": program,
+                "flags": flags, "bar": onset // bar, "beat_in_bar": onset % bar,
+                "bar_length": bar, "ticks_per_quarter": ticks, "quarter_s": quarter_s,
+            }  # fmt: skip
+            for name, value in named.items():
+                row[COLUMN[name]] = float(value)
+        return values[np.lexsort((values[:, COLUMN["pitch"]], values[:, COLUMN["tick"]]))]
+
+    return rows
+
+
 @pytest.fixture
 def features_toml(tmp_path):
     """A configuration that asks for every stream."""

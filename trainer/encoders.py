@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from mmfuse.features.errors import StoreError
+from mmfuse.features.errors import ConfigError, StoreError
 from mmfuse.features.spec import StreamSpec
 from mmfuse.trainer.audio_encoders import MelCNNEncoder
 from mmfuse.trainer.config import EventBasedConfig, MelCNNConfig, TextEncoderConfig
-from mmfuse.trainer.midi_encoders import EventBasedEncoder
+from mmfuse.trainer.midi_encoders import READABLE, EventBasedEncoder
 from mmfuse.trainer.text_encoders import TextEncoder
 
 
@@ -23,6 +23,12 @@ def _mel_cnn(config: MelCNNConfig, spec: StreamSpec) -> nn.Module:
 
 def _event_based(config: EventBasedConfig, spec: StreamSpec) -> nn.Module:
     vocabulary = _param(spec, "vocabulary")
+    if vocabulary["name"] not in READABLE:
+        raise ConfigError(
+            f"model.midi_encoder.type = 'event_based' reads {' and '.join(READABLE)}, and stream "
+            f"{spec.key} is {vocabulary['name']}; set preprocessing.midi.tokenization = "
+            f"{READABLE[0]!r} and make the stream anew with `mmfeat run`"
+        )
     field = spec.fields.index("token")
     return EventBasedEncoder(vocabulary, token_field=field, **_arguments(config))
 
@@ -47,6 +53,7 @@ def build_encoder(config: Any, spec: StreamSpec) -> nn.Module:
     """The encoder that a section of the configuration describes, for a stream of that spec.
 
     Raises:
+        ConfigError: the stream is written in a way that the encoder can't read.
         StoreError: the spec lacks what the encoder has to know, e.g. the vocabulary's size.
     """
     return ENCODERS[config.type](config, spec)

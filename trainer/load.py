@@ -133,5 +133,8 @@ def _matching(store: FeatureStore, name: str, section: Any, make: str) -> Stream
 
 
 def _stated(spec: StreamSpec) -> dict[str, Any]:
-    """Plain parameters of a spec by name."""
-    return {k: v for k, v in spec.params.items() if isinstance(v, bool | int | float | str)}
+    """Plain parameters of a spec by name, and the name of its vocabulary if it has one."""
+    plain = {k: v for k, v in spec.params.items() if isinstance(v, bool | int | float | str)}
+    if "vocabulary" in spec.params:
+        plain["tokenization"] = spec.params["vocabulary"]["name"]
+    return plain

@@ -21,18 +21,19 @@ from mmfuse.trainer.text_encoders import drop_tokens
 
 PITCHES, PITCH_CLASSES, OCTAVES = 128, 12, 11
 WIDEST = 12  # semitones
+READABLE = ("midi_like", "remi")  # vocabularies with one token a row
 
 
 class EventBasedEncoder(nn.Module):
-    """A transformer over NOTE_ON, NOTE_OFF, TIME_SHIFT and VELOCITY events.
+    """A transformer over events, one token each: those of `midi_like` or of `remi`.
 
     A note's embedding is the sum of those of the event, its pitch class and its octave: what is
     known of one key or register is known of all. Convolutions shorten the sequence before
     attention; a bag stands beside it, of events, pitch classes, octaves and intervals: with a few
     hundred clips it learns what attention can't yet.
 
-    `vocabulary` is the stream's: `size`, and `[first, count]` of the tokens `note_on` and
-    `note_off`, one a pitch.
+    `vocabulary` is the stream's: `size`, and `[first, count]` of the tokens that are pitches,
+    `note_on` and `note_off` or just `pitch`.
     """
 
     class_V: Tensor
@@ -148,7 +149,8 @@ def _anatomy(vocabulary: Mapping[str, Any]) -> dict[str, Tensor]:
     size = int(vocabulary["size"])
     class_V, octave_V, pitch_V = (torch.zeros(size, dtype=torch.int64) for _ in range(3))
     pitch_V -= 1
-    for off, name in enumerate(("note_on", "note_off")):
+    names = ("pitch",) if "pitch" in vocabulary else ("note_on", "note_off")
+    for off, name in enumerate(names):
         first, count = vocabulary[name]
         pitch = torch.arange(count)
         pitch_V[first : first + count] = pitch

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmfuse.features.midi_tokens import NOTE_OFF, NOTE_ON, MidiTokenParams, midi_tokens_spec
+from mmfuse.features.midi_like import NOTE_OFF, NOTE_ON, MidiLike
+from mmfuse.features.midi_tokens import midi_tokens_spec
 from mmfuse.features.spec import Entry, StreamSpec, Timing
 from mmfuse.features.text import TextParams, text_tokens_spec
 from mmfuse.features.writer import StoreWriter
@@ -22,7 +23,7 @@ SPECS = {
         "logmel", "audio", (BANDS,), "float16", {"n_mels": BANDS},
         Timing("frames", Fraction(32, 1000), Fraction(1, 50)),
     ),
-    "midi": midi_tokens_spec(MidiTokenParams(max_events=256)),
+    "midi": midi_tokens_spec(MidiLike(max_events=256)),
 }  # fmt: skip
 SECTIONS = {
     "text": '[model.text_encoder]\ntype = "text"',

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmfuse.features.midi_tokens import NOTE_OFF, NOTE_ON, MidiTokenParams, midi_tokens_spec
+from mmfuse.features.midi_like import NOTE_OFF, NOTE_ON, MidiLike
+from mmfuse.features.midi_tokens import midi_tokens_spec
 from mmfuse.trainer.dataset import Batch
 from mmfuse.trainer.loop import loss_of, reproducible
 from mmfuse.trainer.midi_encoders import EventBasedEncoder
@@ -161,7 +162,7 @@ def test_the_order_of_events_and_words_counts(build):
 
 @pytest.fixture
 def events():
-    vocabulary = midi_tokens_spec(MidiTokenParams()).params["vocabulary"]
+    vocabulary = midi_tokens_spec(MidiLike()).params["vocabulary"]
     return EventBasedEncoder(vocabulary, 8, 0, 2, 4, 0.0, 0.0, transpose=5)
 
 
