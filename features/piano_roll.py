@@ -15,7 +15,7 @@ seconds moves nothing.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 
@@ -87,11 +87,6 @@ def roll_entry(
     Raises:
         MidiError: `too_long`, `too_dense`.
     """
-    notes = notes_values
-    is_drum = (notes[:, COLUMN["flags"]].astype(np.int64) & DRUM) > 0
-    if is_drum.any():
-        notes = notes if "drums" in params.planes else notes[~is_drum]
-        is_drum = (notes[:, COLUMN["flags"]].astype(np.int64) & DRUM) > 0
     drum = (notes_values[:, COLUMN["flags"]].astype(np.int64) & DRUM) > 0
     if "drums" not in params.planes and drum.any():
         notes_values, drum = notes_values[~drum], drum[~drum]
@@ -101,7 +96,7 @@ def roll_entry(
     # a note of no length sounds in the frame of its onset; a drum is struck, not held
     end = np.where(drum, first + 1, np.maximum(end, first + 1))
     border = min(0, int(first.min(initial=0))) if start_s is None else 0
-    origin_s = Fraction(border, params.fps) + (start_s or 0)
+    origin_s = Fraction(border, params.fps) if start_s is None else start_s
     frames = max(int(end.max(initial=border)) - border, 0)
     if stop_s is not None:
         frames = max(math.ceil((stop_s - origin_s) * params.fps), 0)
@@ -116,36 +111,55 @@ def roll_entry(
         raise MidiError("too_dense", f"{len(first)} notes, most of which never end")
 
     roll_TPK = np.zeros((frames, len(params.planes), 128), np.uint8)  # time, plane, key
-    flat, row = roll_TPK.reshape(-1), 128 * len(params.planes)
     place = {plane: 128 * number for number, plane in enumerate(params.planes)}
     key = notes_values[:, COLUMN["pitch"]].astype(np.int64)
     velocity = notes_values[:, COLUMN["velocity"]].astype(np.uint8)
     begins = begins.astype(np.int64)
-    for plane, hit in (("onset", ~drum), ("drums", drum)):
+    struck = inside & (first >= 0)
+    for plane, hit in (("onset", struck & ~drum), ("drums", struck & drum)):
         if plane in place:
-            hits = np.flatnonzero(hit & inside & (first >= 0))
-            np.maximum.at(flat, begins[hits] * row + (key[hits] + place[plane]), velocity[hits])
+            cells = begins * (128 * len(place)) + (key + place[plane])
+            np.maximum.at(roll_TPK.reshape(-1), cells[hit], velocity[hit])
     held = np.flatnonzero(inside & ~drum)
-    for note, frame in _cells(begins[held], end[held].astype(np.int64)):
-        index = frame * row + key[held][note]
-        if "sustain" in place:
-            flat[index + place["sustain"]] = 1
-        if "velocity" in place:
-            np.maximum.at(flat, index + place["velocity"], velocity[held][note])
+    length = end[held].astype(np.int64) - begins[held]
+    _hold(roll_TPK, place, begins[held], length, key[held], velocity[held])
     return Entry(roll_TPK, origin_s=origin_s, windows=((Fraction(0), frames),))
 
 
-def _cells(
-    begins: NDArray[np.int64], ends: NDArray[np.int64]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(note, frame) of every frame of every note, some notes at a time."""
-    lengths = ends - begins
-    total = np.cumsum(lengths)
+def _hold(
+    roll_TPK: NDArray[np.uint8],
+    place: Mapping[str, int],
+    begins: NDArray[np.int64],
+    length: NDArray[np.int64],
+    key: NDArray[np.int64],
+    velocity: NDArray[np.uint8],
+) -> None:
+    """Fill `sustain` and `velocity`, where they are among the planes, with notes that are held."""
+    flat, row = roll_TPK.reshape(-1), 128 * len(place)
+    index = begins * row + key
+    for chunk in _chunks(length):
+        cells = _runs(index[chunk], length[chunk], row)
+        if "sustain" in place:
+            flat[cells + place["sustain"]] = 1
+        if "velocity" in place:
+            loudness = np.repeat(velocity[chunk], length[chunk])
+            np.maximum.at(flat, cells + place["velocity"], loudness)
+
+
+def _chunks(length: NDArray[np.int64]) -> Iterator[slice]:
+    """Notes of `_CHUNK` cells together, or one that is longer: bounds the memory of the filling."""
+    total = np.cumsum(length)
     note = 0
-    while note < len(lengths):
-        done = total[note] - lengths[note]
-        following = max(int(np.searchsorted(total, done + _CHUNK, side="right")), note + 1)
-        chunk = slice(note, following)
-        of = np.repeat(np.arange(note, following), lengths[chunk])
-        yield of, np.arange(done, done + len(of)) + (begins - total + lengths)[of]
+    while note < len(length):
+        most = total[note] - length[note] + _CHUNK
+        following = max(int(np.searchsorted(total, most, side="right")), note + 1)
+        yield slice(note, following)
         note = following
+
+
+def _runs(first: NDArray[np.int64], length: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+    """first[0], first[0] + step, ... `length[0]` of them, then those of first[1], and so on."""
+    before = np.cumsum(length) - length
+    runs = np.repeat(first - step * before, length)
+    runs += step * np.arange(len(runs))
+    return runs

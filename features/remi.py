@@ -14,6 +14,7 @@ in von Rütte et al., "FIGARO" (2022), arXiv 2201.10936.
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,9 @@ class Remi(note_grid.GridParams):
     @property
     def first(self) -> dict[str, int]:
         """The first token of each part of a note."""
-        sizes = [BAR + 1, *self.counts.values()]
-        return dict(zip(self.counts, np.cumsum(sizes).tolist(), strict=False))
+        counts = self.counts
+        begins = accumulate(counts.values(), initial=BAR + 1)
+        return dict(zip(counts, begins, strict=False))  # the last is where the vocabulary ends
 
     @property
     def vocabulary_size(self) -> int:
