@@ -169,3 +169,14 @@ def test_a_configuration_sets_the_grid():
 def test_a_wrong_choice_is_refused_in_one_line(document, message):
     with pytest.raises(ConfigError, match=message):
         validate(MidiPreprocessing, document, "x.toml")
+
+
+@each
+def test_every_note_of_real_files_comes_back(chosen, lieder8):
+    params = chosen(velocity_bins=128, max_events=10**6)
+    for file in sorted((lieder8 / "midi").glob("*.mid"))[::5]:
+        values = notes_entry(read_midi(file.read_bytes())).values
+        entry = tokens_entry(values, params)
+        back = decode(entry, params)
+        wanted = values[:, [COLUMN["pitch"], COLUMN["velocity"]]]
+        assert sorted(back.tolist()) == sorted(wanted.tolist()), file.name

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmfuse.features.config import MidiPreprocessing, validate
 from mmfuse.features.errors import ConfigError, MidiError
 from mmfuse.features.midi_file import DRUM
 from mmfuse.features.notes import COLUMN, FIELDS
 from mmfuse.features.piano_roll import PianoRollParams, piano_roll_spec, roll_entry
 from mmfuse.features.spec import frame_times_s
+from mmfuse.pipeline.makers import MidiMaker
 
 ONSET, SUSTAIN, VELOCITY = 0, 1, 2
 
@@ -232,3 +234,13 @@ def test_many_notes_are_filled_in_parts():
 def test_impossible_parameters_are_refused(wrong, message):
     with pytest.raises(ConfigError, match=message):
         PianoRollParams(**wrong)
+
+
+def test_a_configuration_chooses_rate_and_planes():
+    config = MidiPreprocessing(roll_fps=25, roll_planes=("velocity", "drums"))
+    spec = MidiMaker(config).specs[2]
+    assert (spec.name, spec.item, spec.params["fps"]) == ("piano_roll", (2, 128), 25)
+    with pytest.raises(ConfigError, match="each once"):
+        MidiMaker(MidiPreprocessing(roll_planes=("velocity", "velocity")))
+    with pytest.raises(ConfigError, match="roll_planes"):
+        validate(MidiPreprocessing, {"roll_planes": ["pedal"]}, "x.toml")

@@ -1,0 +1,67 @@
+"""`event_based` reads what has one token a row, finds the stream that was asked for, or says no."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmfuse.features.config import MidiPreprocessing
+from mmfuse.features.errors import ConfigError, MissingError
+from mmfuse.features.midi_tokens import TOKENIZATIONS, midi_tokens_spec, tokens_entry
+from mmfuse.features.spec import Entry
+from mmfuse.features.store import open_store
+from mmfuse.features.writer import StoreWriter
+from mmfuse.trainer.config import EventBasedConfig
+from mmfuse.trainer.encoders import build_encoder
+from mmfuse.trainer.load import _matching
+
+
+def encode(encoder, values):
+    x = torch.from_numpy(values)[None].float()
+    mask = torch.ones(x.shape[:2], dtype=torch.bool)
+    return encoder(x, mask, x[..., 1]).pooled_BD
+
+
+@pytest.mark.parametrize("name", ["midi_like", "remi"])
+def test_one_token_a_row_is_read(in_bars, name):
+    chosen = TOKENIZATIONS[name]()
+    encoder = build_encoder(EventBasedConfig(hidden_dim=16), midi_tokens_spec(chosen)).eval()
+    low, high = (
+        encode(encoder, tokens_entry(in_bars((0, 1, pitch), (5, 1, pitch)), chosen).values)
+        for pitch in (40, 80)
+    )
+    assert low.shape == (1, 16)
+    assert not torch.allclose(low, high)
+
+
+def test_remi_pitches_have_a_class_and_an_octave_and_nothing_else_has():
+    chosen = TOKENIZATIONS["remi"]()
+    encoder = build_encoder(EventBasedConfig(hidden_dim=16), midi_tokens_spec(chosen))
+    first = chosen.first["pitch"]
+    pitched = torch.zeros(chosen.vocabulary_size, dtype=torch.bool)
+    pitched[first : first + 128] = True
+    assert torch.equal(encoder.class_V > 0, pitched)
+    assert torch.equal(encoder.octave_V > 0, pitched)
+    assert encoder.pitch_V[first + 60] == 60
+
+
+def test_compound_is_refused_with_what_to_type():
+    with pytest.raises(ConfigError, match="is compound; set preprocessing.midi.tokenization = 'm"):
+        build_encoder(EventBasedConfig(), midi_tokens_spec(TOKENIZATIONS["compound"]()))
+
+
+def test_a_store_with_several_tokenizations_gives_the_one_that_is_asked_for(tmp_path):
+    with StoreWriter(tmp_path / "s.zarr") as writer:
+        for kind in (TOKENIZATIONS["midi_like"], TOKENIZATIONS["remi"]):
+            spec = midi_tokens_spec(kind())
+            writer.stream(spec).append("a", bytes(32), Entry(np.ones((1, 4))))
+    store = open_store(tmp_path / "s.zarr")
+    for name in ("midi_like", "remi"):
+        section = MidiPreprocessing(tokenization=name)
+        stream = _matching(store, "midi_tokens", section, "mmfeat run x.toml")
+        assert stream.spec.params["vocabulary"]["name"] == name
+    for wanted, message in (
+        ({"tokenization": "compound"}, "tokenization = '.*', the configuration says 'compound'"),
+        ({"tokenization": "remi", "programs": True}, "mmfeat run x.toml"),
+    ):
+        with pytest.raises(MissingError, match=message):
+            _matching(store, "midi_tokens", MidiPreprocessing(**wanted), "mmfeat run x.toml")
