@@ -64,11 +64,13 @@ def notes_entry(midi: MidiFile, offset_s: Fraction = Fraction(0)) -> Entry:
         values (n, 15) float64; n may be 0. Each time is computed exactly and rounded once.
     """
     sequence = next((one for one in midi.sequences if len(one.notes)), midi.sequences[0])
-    notes, seconds = sequence.notes, sequence.tempo_map.seconds
+    notes = sequence.notes
+    ticks = np.concatenate([notes["onset_tick"], notes["offset_tick"]])
+    onset_s, off_s = sequence.tempo_map.seconds(ticks, offset_s).reshape(2, -1)
     columns: dict[str, NDArray[np.float64]] = {
         "tick": notes["onset_tick"],
-        "onset_s": seconds(notes["onset_tick"], offset_s),
-        "offset_s": seconds(notes["offset_tick"], offset_s),
+        "onset_s": onset_s,
+        "offset_s": off_s,
         **_metre(sequence),
     }
     values = np.empty((len(notes), len(FIELDS)), np.float64)

@@ -88,13 +88,16 @@ def roll_entry(
         MidiError: `too_long`, `too_dense`.
     """
     drum = (notes_values[:, COLUMN["flags"]].astype(np.int64) & DRUM) > 0
-    if "drums" not in params.planes and drum.any():
-        notes_values, drum = notes_values[~drum], drum[~drum]
+    drums = bool(drum.any())
+    if drums and "drums" not in params.planes:
+        notes_values, drum, drums = notes_values[~drum], drum[~drum], False
     begin = 0.0 if start_s is None else float(start_s * params.fps)
-    first = np.floor(notes_values[:, COLUMN["onset_s"]] * params.fps + (_SNAP - begin))
-    end = np.ceil(notes_values[:, COLUMN["offset_s"]] * params.fps - (_SNAP + begin))
-    # a note of no length sounds in the frame of its onset; a drum is struck, not held
-    end = np.where(drum, first + 1, np.maximum(end, first + 1))
+    onset, offset = (notes_values[:, COLUMN[name]] * params.fps for name in ("onset_s", "offset_s"))
+    first = np.floor(onset + (_SNAP - begin)).astype(np.int64)
+    end = np.ceil(offset - (_SNAP + begin)).astype(np.int64)
+    end = np.maximum(end, first + 1)  # a note of no length sounds in the frame of its onset
+    if drums:
+        end[drum] = first[drum] + 1  # struck, not held
     border = min(0, int(first.min(initial=0))) if start_s is None else 0
     origin_s = Fraction(border, params.fps) if start_s is None else start_s
     frames = max(int(end.max(initial=border)) - border, 0)
@@ -104,46 +107,44 @@ def roll_entry(
         raise MidiError(
             "too_long", f"piano roll of {frames / params.fps:.0f} s; up to {params.max_s} s"
         )
-    first, end = first - border, np.minimum(end - border, frames)
-    begins = np.maximum(first, 0)
-    inside = end > begins
-    if (end - begins).sum(where=inside) > _MAX_CELLS:
+    begins = np.maximum(first - border, 0)
+    length = np.maximum(np.minimum(end - border, frames) - begins, 0)  # 0 outside the window
+    if length.sum() > _MAX_CELLS:
         raise MidiError("too_dense", f"{len(first)} notes, most of which never end")
 
     roll_TPK = np.zeros((frames, len(params.planes), 128), np.uint8)  # time, plane, key
     place = {plane: 128 * number for number, plane in enumerate(params.planes)}
-    key = notes_values[:, COLUMN["pitch"]].astype(np.int64)
+    cell = begins * (128 * len(place)) + notes_values[:, COLUMN["pitch"]].astype(np.int64)
     velocity = notes_values[:, COLUMN["velocity"]].astype(np.uint8)
-    begins = begins.astype(np.int64)
-    struck = inside & (first >= 0)
-    for plane, hit in (("onset", struck & ~drum), ("drums", struck & drum)):
+    begun = (first >= border) & (length > 0)
+    for plane, struck in (("onset", begun & ~drum), ("drums", begun & drum)):
         if plane in place:
-            cells = begins * (128 * len(place)) + (key + place[plane])
-            np.maximum.at(roll_TPK.reshape(-1), cells[hit], velocity[hit])
-    held = np.flatnonzero(inside & ~drum)
-    length = end[held].astype(np.int64) - begins[held]
-    _hold(roll_TPK, place, begins[held], length, key[held], velocity[held])
+            np.maximum.at(roll_TPK.reshape(-1), cell[struck] + place[plane], velocity[struck])
+    if drums:
+        length[drum] = 0
+    _hold(roll_TPK, place, cell, length, velocity)
     return Entry(roll_TPK, origin_s=origin_s, windows=((Fraction(0), frames),))
 
 
 def _hold(
     roll_TPK: NDArray[np.uint8],
     place: Mapping[str, int],
-    begins: NDArray[np.int64],
+    cell: NDArray[np.int64],
     length: NDArray[np.int64],
-    key: NDArray[np.int64],
     velocity: NDArray[np.uint8],
 ) -> None:
-    """Fill `sustain` and `velocity`, where they are among the planes, with notes that are held."""
-    flat, row = roll_TPK.reshape(-1), 128 * len(place)
-    index = begins * row + key
+    """Fill `sustain` and `velocity`, where they are wanted, with notes of `length` frames.
+
+    `cell` is the place in the flat roll where a note begins, in plane 0.
+    """
+    flat = roll_TPK.reshape(-1)
     for chunk in _chunks(length):
-        cells = _runs(index[chunk], length[chunk], row)
+        cells = _runs(cell[chunk], length[chunk], 128 * len(place))
         if "sustain" in place:
-            flat[cells + place["sustain"]] = 1
+            flat[place["sustain"] :][cells] = 1
         if "velocity" in place:
             loudness = np.repeat(velocity[chunk], length[chunk])
-            np.maximum.at(flat, cells + place["velocity"], loudness)
+            np.maximum.at(flat[place["velocity"] :], cells, loudness)
 
 
 def _chunks(length: NDArray[np.int64]) -> Iterator[slice]:
