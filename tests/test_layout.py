@@ -29,7 +29,7 @@ LOCAL_PATH = re.compile(
 # older ones run code from a file: torch from weights, transformers from config.json, numcodecs
 # from a codec's name; torchaudio is the oldest that goes with that torch
 FLOORS = {"torch": "2.10", "torchaudio": "2.9", "transformers": "5.3", "numcodecs": "0.16.6"}
-HEAVY = ("torch", "torchaudio", "transformers", "librosa", "polars", "pyarrow")
+HEAVY = ("torch", "torchaudio", "transformers", "librosa", "numba", "polars", "pyarrow")
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MODULES = [file for package in MAY_IMPORT for file in sorted((ROOT / package).rglob("*.py"))]
