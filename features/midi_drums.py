@@ -8,7 +8,9 @@ back. In a file that names no system channel 10 is drums and nothing else is.
 Source: General MIDI 2 (RP-024), Roland GS ("use for rhythm part"), Yamaha XG ("part mode").
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +29,11 @@ _GS_CHANNELS = (9, 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15)  # of part
 _DRUM_BANKS = {"XG": (126, 127), "GM2": (120,)}
 _BANK = 0  # control number
 
-Change = tuple[int, int, int, bool]  # tick, first and last channel, whether they become drums
+Change = tuple[int, bool]  # tick, whether a channel becomes drums
 
 
 def flag_drums(
-    notes: NDArray[np.void], controls: NDArray[np.void], sysexes: Iterable[Sysex]
+    notes: NDArray[np.void], controls: NDArray[np.void], sysexes: Sequence[Sysex]
 ) -> None:
     """Set the `DRUM` bit of notes by the system messages of their timeline, if it has any.
 
@@ -40,59 +42,44 @@ def flag_drums(
         controls: rows of `CONTROL`, sorted by tick.
         sysexes: system exclusives, sorted by tick.
     """
-    changes = _changes(controls, sysexes)
-    if not changes:
+    events = [(one.tick, -1, meaning) for one in sysexes if (meaning := _meaning(one.message))]
+    if not events:
         return
+    banks = controls[controls["number"] == _BANK]
+    events += banks[["tick", "channel", "value"]].tolist()
     drums = np.zeros(len(notes), np.bool_)
-    for channel in range(16):
+    for channel, changes in enumerate(_changes(sorted(events, key=itemgetter(0, 1)))):
         mine = notes["channel"] == channel
-        turns = [(-1, channel == DRUM_CHANNEL)]
-        turns += [
-            (tick, becomes) for tick, first, last, becomes in changes if first <= channel <= last
-        ]
-        ticks, states = (np.array(column) for column in zip(*turns, strict=True))
-        at = np.searchsorted(ticks, notes["onset_tick"][mine], side="right") - 1
-        drums[mine] = states[at]
+        ticks, states = (np.array(column) for column in zip(*changes, strict=True))
+        drums[mine] = states[np.searchsorted(ticks, notes["onset_tick"][mine], side="right") - 1]
     notes["flags"] = (notes["flags"] & ~np.uint8(DRUM)) | drums * np.uint8(DRUM)
 
 
-def _changes(controls: NDArray[np.void], sysexes: Iterable[Sysex]) -> list[Change]:
-    """What becomes drums or no drums, by tick; nothing where no message names a system or part."""
-    events: list[tuple[int, int, bytes]] = [(one.tick, -1, one.message) for one in sysexes]
-    if not any(_system(message) or _part(message) for _, _, message in events):
-        return []
-    banks = controls[controls["number"] == _BANK]
-    events += [
-        (tick, channel, bytes([value]))
-        for tick, channel, value in banks[["tick", "channel", "value"]].tolist()
-    ]
-    changes, system = list[Change](), "GM"
-    for tick, channel, message in sorted(events, key=lambda event: event[:2]):
-        if channel >= 0:
-            drums = message[0] in _DRUM_BANKS.get(system, ())
-            melodic = system == "GM2" and message[0] == 121
+def _changes(events: Iterable[tuple[int, int, Any]]) -> list[list[Change]]:
+    """When each channel becomes drums or no drums, from messages and banks by tick."""
+    changes: list[list[Change]] = [[(-1, channel == DRUM_CHANNEL)] for channel in range(16)]
+    system = "GM"
+    for tick, channel, said in events:
+        if channel < 0 and isinstance(said, str):
+            system = said
+            for each, turns in enumerate(changes):
+                if turns[-1][1] != (each == DRUM_CHANNEL):
+                    turns.append((tick, each == DRUM_CHANNEL))
+        elif channel < 0:
+            changes[said[0]].append((tick, said[1]))
+        else:
+            drums = said in _DRUM_BANKS.get(system, ())
+            melodic = system == "GM2" and said == 121
             if drums or melodic or (channel != DRUM_CHANNEL and system in _DRUM_BANKS):
-                changes.append((tick, channel, channel, drums))
-        elif named := _system(message):
-            system = named
-            changes.append((tick, 0, 15, False))
-            changes.append((tick, DRUM_CHANNEL, DRUM_CHANNEL, True))
-        elif part := _part(message):
-            changes.append((tick, part[0], part[0], part[1]))
+                changes[channel].append((tick, drums))
     return changes
 
 
-def _system(message: bytes) -> str | None:
-    """The system that a message turns on."""
+def _meaning(message: bytes) -> str | tuple[int, bool] | None:
+    """The system that a message turns on, or a channel and whether it becomes drums."""
     said = message[:1] + message[2:]  # without the device
-    return next((name for start, name in _SYSTEMS.items() if said.startswith(start)), None)
-
-
-def _part(message: bytes) -> tuple[int, bool] | None:
-    """The channel that a message makes drums, or no drums."""
-    said = message[:1] + message[2:]
     if said.startswith(_GS_PART) and len(said) > 6 and said[4] >> 4 == 1 and said[5] == 0x15:
         return _GS_CHANNELS[said[4] & 15], said[6] > 0
     if said.startswith(_XG_PART) and len(said) > 5 and said[3] < 16 and said[4] == 7:
         return said[3], said[5] > 0
-    return None
+    return next((name for start, name in _SYSTEMS.items() if said.startswith(start)), None)
