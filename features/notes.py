@@ -82,11 +82,11 @@ def notes_entry(midi: MidiFile, offset_s: Fraction = Fraction(0)) -> Entry:
 def _metre(sequence: Sequence) -> dict[str, NDArray[np.float64]]:
     """What a tick is in its bar and its quarter: three columns, (n,) each."""
     notes, tempo_map = sequence.notes, sequence.tempo_map
-    if tempo_map.per_tick:
+    if not tempo_map.division:
         none = np.zeros(len(notes))
         bar_length = np.full(len(notes), SMPTE_BAR_S)
         return {"bar_length": bar_length, "ticks_per_quarter": none, "quarter_s": none}
-    division = tempo_map.denominator // 1_000_000
+    division = tempo_map.division
     ticks = notes["onset_tick"]
     changes = sequence.meters
     changes = changes if changes and changes[0][0] == 0 else ((0, 4, 4), *changes)
@@ -96,7 +96,7 @@ def _metre(sequence: Sequence) -> dict[str, NDArray[np.float64]]:
     whole = 4 * division * beats[at]  # of a bar, in ticks / unit; a change of meter cuts it short
     into = (ticks - first_ticks[at]) * units[at] % whole
     rest = np.minimum(following - ticks, whole) * units[at]
-    tempo_ticks, microseconds = np.array(tempo_map.changes, np.int64).T
+    tempo_ticks, microseconds, _ = tempo_map.columns()
     tempo = microseconds[np.searchsorted(tempo_ticks, ticks, side="right") - 1]
     return {
         "bar_length": np.minimum(whole, into + rest) / (units[at] * division),
