@@ -15,7 +15,6 @@ seconds moves nothing.
 """
 
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 
@@ -23,14 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfuse.features.errors import ConfigError, MidiError
-from mmfuse.features.midi_scan import DRUM
-from mmfuse.features.notes import COLUMN
 from mmfuse.features.spec import Entry, StreamSpec, Timing
 
 PLANES = ("onset", "sustain", "velocity", "drums")
-_SNAP = 1e-6  # frames
 _MAX_CELLS = 1 << 30  # frames of all notes together, far above any music
-_CHUNK = 1 << 20  # cells filled at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,80 +82,25 @@ def roll_entry(
     Raises:
         MidiError: `too_long`, `too_dense`.
     """
-    drum = (notes_values[:, COLUMN["flags"]].astype(np.int64) & DRUM) > 0
-    drums = bool(drum.any())
-    if drums and "drums" not in params.planes:
-        notes_values, drum, drums = notes_values[~drum], drum[~drum], False
+    from mmfuse.features.roll_loops import fill, spans
+
     begin = 0.0 if start_s is None else float(start_s * params.fps)
-    onset, offset = (notes_values[:, COLUMN[name]] * params.fps for name in ("onset_s", "offset_s"))
-    first = np.floor(onset + (_SNAP - begin)).astype(np.int64)
-    end = np.ceil(offset - (_SNAP + begin)).astype(np.int64)
-    end = np.maximum(end, first + 1)  # a note of no length sounds in the frame of its onset
-    if drums:
-        end[drum] = first[drum] + 1  # struck, not held
-    border = min(0, int(first.min(initial=0))) if start_s is None else 0
+    spans_N2 = spans(notes_values, params.fps, begin, "drums" in params.planes)
+    lowest, highest = (int(spans_N2.min()), int(spans_N2.max())) if len(spans_N2) else (0, 0)
+    border = min(0, lowest) if start_s is None else 0
     origin_s = Fraction(border, params.fps) if start_s is None else start_s
-    frames = max(int(end.max(initial=border)) - border, 0)
+    frames = max(highest - border, 0)
     if stop_s is not None:
         frames = max(math.ceil((stop_s - origin_s) * params.fps), 0)
     if frames > params.max_s * params.fps:
         raise MidiError(
             "too_long", f"piano roll of {frames / params.fps:.0f} s; up to {params.max_s} s"
         )
-    begins = np.maximum(first - border, 0)
-    length = np.maximum(np.minimum(end - border, frames) - begins, 0)  # 0 outside the window
-    if length.sum() > _MAX_CELLS:
-        raise MidiError("too_dense", f"{len(first)} notes, most of which never end")
-
+    if len(spans_N2) * frames > _MAX_CELLS:
+        inside_N2 = np.clip(spans_N2 - border, 0, frames)
+        if (inside_N2[:, 1] - inside_N2[:, 0]).sum() > _MAX_CELLS:
+            raise MidiError("too_dense", f"{len(spans_N2)} notes, most of which never end")
     roll_TPK = np.zeros((frames, len(params.planes), 128), np.uint8)  # time, plane, key
-    place = {plane: 128 * number for number, plane in enumerate(params.planes)}
-    cell = begins * (128 * len(place)) + notes_values[:, COLUMN["pitch"]].astype(np.int64)
-    velocity = notes_values[:, COLUMN["velocity"]].astype(np.uint8)
-    begun = (first >= border) & (length > 0)
-    for plane, struck in (("onset", begun & ~drum), ("drums", begun & drum)):
-        if plane in place:
-            np.maximum.at(roll_TPK.reshape(-1), cell[struck] + place[plane], velocity[struck])
-    if drums:
-        length[drum] = 0
-    _hold(roll_TPK, place, cell, length, velocity)
+    place = [params.planes.index(plane) if plane in params.planes else -1 for plane in PLANES]
+    fill(roll_TPK, notes_values, spans_N2, border, np.array(place))
     return Entry(roll_TPK, origin_s=origin_s, windows=((Fraction(0), frames),))
-
-
-def _hold(
-    roll_TPK: NDArray[np.uint8],
-    place: Mapping[str, int],
-    cell: NDArray[np.int64],
-    length: NDArray[np.int64],
-    velocity: NDArray[np.uint8],
-) -> None:
-    """Fill `sustain` and `velocity`, where they are wanted, with notes of `length` frames.
-
-    `cell` is the place in the flat roll where a note begins, in plane 0.
-    """
-    flat = roll_TPK.reshape(-1)
-    for chunk in _chunks(length):
-        cells = _runs(cell[chunk], length[chunk], 128 * len(place))
-        if "sustain" in place:
-            flat[place["sustain"] :][cells] = 1
-        if "velocity" in place:
-            loudness = np.repeat(velocity[chunk], length[chunk])
-            np.maximum.at(flat[place["velocity"] :], cells, loudness)
-
-
-def _chunks(length: NDArray[np.int64]) -> Iterator[slice]:
-    """Notes of `_CHUNK` cells together, or one that is longer: bounds the memory of the filling."""
-    total = np.cumsum(length)
-    note = 0
-    while note < len(length):
-        most = total[note] - length[note] + _CHUNK
-        following = max(int(np.searchsorted(total, most, side="right")), note + 1)
-        yield slice(note, following)
-        note = following
-
-
-def _runs(first: NDArray[np.int64], length: NDArray[np.int64], step: int) -> NDArray[np.int64]:
-    """first[0], first[0] + step, ... `length[0]` of them, then those of first[1], and so on."""
-    before = np.cumsum(length) - length
-    runs = np.repeat(first - step * before, length)
-    runs += step * np.arange(len(runs))
-    return runs
