@@ -42,13 +42,20 @@ class DataConfig(Strict):
 class AudioPreprocessing(Strict):
     """How audio becomes a stream."""
 
-    encoder: Literal["logmel"] = "logmel"
-    rate_hz: int = Field(16000, ge=4000, le=192000)
+    encoder: Literal["logmel", "waveform", "wav2vec2"] = "logmel"
+    rate_hz: int = Field(16000, ge=4000, le=192000)  # of logmel and waveform; models have their own
     n_fft: int = Field(1024, ge=64, le=65536)
     hop: int = Field(320, ge=1)  # samples; 320 at 16 kHz is 20 ms
     n_mels: int = Field(80, ge=1, le=512)
     f_min_hz: float = Field(0.0, ge=0)
     f_max_hz: float = Field(8000.0, gt=0)  # at most half the rate
+    model: str = ""  # folder, or hub id with @revision
+    layers: str = "last"  # last, all, mean, or numbers such as 0,6,12
+    random_weights: int | None = Field(None, ge=0)  # seed of an architecture without its weights
+    duration_s: float = Field(30.0, gt=0)  # of the windows that a model sees
+    hop_s: float | None = Field(None, gt=0)  # from window to window; their length, if left out
+    tail: Literal["short", "drop", "pad"] = "short"  # what becomes of the last window
+    threads: int = Field(2, ge=1)  # of the model; their number shows in the last bits
 
 
 class MidiPreprocessing(Strict):

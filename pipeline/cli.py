@@ -94,7 +94,18 @@ def tokenize(
 
 @app.command()
 def extract(
-    encoder: Annotated[str, typer.Option("--encoder", help="One of: logmel.")] = "logmel",
+    encoder: Annotated[
+        str, typer.Option("--encoder", help="One of: logmel, waveform, wav2vec2.")
+    ] = "logmel",
+    model: Annotated[
+        str | None, typer.Option("--model", help="Model of the encoder: FOLDER or ID@REVISION.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option("--layers", help="last, all, mean, or numbers such as 0,6,12.")
+    ] = None,
+    random_weights: Annotated[
+        int | None, typer.Option("--random-weights", help="Seed; the architecture without weights.")
+    ] = None,
     corpus: CorpusOption = None,
     store: StoreOption = None,
     config: ConfigOption = None,
@@ -116,7 +127,9 @@ def extract(
 
         if encoder not in ENCODERS:
             raise ConfigError(f"no encoder named {encoder!r}; choose from: {', '.join(ENCODERS)}")
-        settings = _settings(config, overrides, {"audio": {"encoder": encoder}})
+        typed = {"model": model, "layers": layers, "random_weights": random_weights}
+        audio = {name: value for name, value in typed.items() if value is not None}
+        settings = _settings(config, overrides, {"audio": {"encoder": encoder, **audio}})
         _make(settings, corpus, store, column, None, limit, retry_failed, as_json, quiet)
 
 

@@ -10,6 +10,7 @@ nothing to do ends as soon as it has compared hashes.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +25,8 @@ from mmfuse.features.origins import align, audio_origin, needs_files
 from mmfuse.features.spec import Entry, StreamSpec
 from mmfuse.features.text import TextParams, text_tokens_spec
 from mmfuse.features.timecode import AudioOrigin
+from mmfuse.features.waveform import Waveform, WaveformParams
+from mmfuse.features.windows import Windows
 
 if TYPE_CHECKING:
     from mmfuse.features.audio import Audio
@@ -56,51 +59,72 @@ class Maker(Protocol):
 
 
 class AudioEncoder(Protocol):
-    """A frozen encoder of audio: its spec, and samples to frames."""
+    """A frozen encoder of audio: its specs at once, frames by stream name when called."""
 
-    spec: StreamSpec
+    specs: tuple[StreamSpec, ...]
 
-    def __call__(self, audio: "Audio") -> Entry:
+    def __call__(self, audio: "Audio") -> dict[str, Entry]:
         """Frames of one clip."""
 
 
-def _logmel_params(config: AudioPreprocessing) -> LogMelParams:
-    return LogMelParams(
-        rate_hz=config.rate_hz,
-        n_fft=config.n_fft,
-        hop=config.hop,
-        n_mels=config.n_mels,
-        f_min_hz=config.f_min_hz,
-        f_max_hz=config.f_max_hz,
+class _LogMel:
+    """Log-mel frames; torch is loaded with the first clip."""
+
+    def __init__(self, config: AudioPreprocessing) -> None:
+        self._params = LogMelParams(
+            rate_hz=config.rate_hz,
+            n_fft=config.n_fft,
+            hop=config.hop,
+            n_mels=config.n_mels,
+            f_min_hz=config.f_min_hz,
+            f_max_hz=config.f_max_hz,
+        )
+        self.specs: tuple[StreamSpec, ...] = (logmel_spec(self._params),)
+
+    @cached_property
+    def _encode(self) -> Callable[["Audio"], Entry]:
+        import torch
+
+        try:
+            import torchaudio  # noqa: F401
+        except (ImportError, OSError, RuntimeError) as error:
+            raise MissingError(
+                f"torchaudio does not load beside torch {torch.__version__}: {error} Install "
+                "versions that belong together: pip install --upgrade mmfuse torchaudio"
+            ) from None
+        from mmfuse.features.logmel import LogMel
+
+        torch.set_num_threads(1)  # the plan of the spec: sums are split the same way everywhere
+        return LogMel(self._params)
+
+    def __call__(self, audio: "Audio") -> dict[str, Entry]:
+        return {"logmel": self._encode(audio)}
+
+
+class _Waveform:
+    def __init__(self, config: AudioPreprocessing) -> None:
+        self._encode = Waveform(WaveformParams(config.rate_hz))
+        self.specs: tuple[StreamSpec, ...] = (self._encode.spec,)
+
+    def __call__(self, audio: "Audio") -> dict[str, Entry]:
+        return {"waveform": self._encode(audio)}
+
+
+def _wav2vec2(config: AudioPreprocessing) -> AudioEncoder:
+    from mmfuse.features.wav2vec2 import Wav2vec2, Wav2vec2Params
+
+    duration_s = Fraction(str(config.duration_s))
+    hop_s = duration_s if config.hop_s is None else Fraction(str(config.hop_s))
+    windows = Windows(duration_s, hop_s, config.tail)
+    return Wav2vec2(
+        Wav2vec2Params(config.model, windows, config.layers, config.random_weights, config.threads)
     )
 
 
-def _load_logmel(config: AudioPreprocessing) -> AudioEncoder:
-    import torch
-
-    try:
-        import torchaudio  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as error:
-        raise MissingError(
-            f"torchaudio does not load beside torch {torch.__version__}: {error} Install versions "
-            "that belong together: pip install --upgrade mmfuse torchaudio"
-        ) from None
-    from mmfuse.features.logmel import LogMel
-
-    torch.set_num_threads(1)  # the plan of the spec: sums are split the same way everywhere
-    return LogMel(_logmel_params(config))
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderChoice:
-    """An encoder's name on the command line: its spec at once, the encoder itself when needed."""
-
-    spec: Callable[[AudioPreprocessing], StreamSpec]
-    load: Callable[[AudioPreprocessing], AudioEncoder]
-
-
-ENCODERS: dict[str, EncoderChoice] = {
-    "logmel": EncoderChoice(lambda config: logmel_spec(_logmel_params(config)), _load_logmel),
+ENCODERS: dict[str, Callable[[AudioPreprocessing], AudioEncoder]] = {
+    "logmel": _LogMel,
+    "waveform": _Waveform,
+    "wav2vec2": _wav2vec2,
 }
 
 
@@ -110,12 +134,8 @@ class AudioMaker:
     modality = "audio"
 
     def __init__(self, config: AudioPreprocessing) -> None:
-        self._config, self._choice = config, ENCODERS[config.encoder]
-        self.specs: tuple[StreamSpec, ...] = (self._choice.spec(config),)
-
-    @cached_property
-    def _encoder(self) -> AudioEncoder:
-        return self._choice.load(self._config)
+        self._encode = ENCODERS[config.encoder](config)
+        self.specs = self._encode.specs
 
     def load(self, clip: Clip) -> Loaded | None:
         """The file as it is; its hash is the entry's content."""
@@ -128,7 +148,7 @@ class AudioMaker:
         """Decode and encode."""
         from mmfuse.features.audio import read_audio
 
-        return {self._encoder.spec.name: self._encoder(read_audio(loaded.data))}
+        return self._encode(read_audio(loaded.data))
 
 
 class MidiMaker:

@@ -144,8 +144,10 @@ def _make(
             writer.stream(spec).append(clip.id, loaded.content, entry)
             writer.failures.clear(clip.id, spec.key)
             report.made[spec.name] += 1
-            if maker.modality == "audio":
-                report.audio_s += len(entry.values) * float(spec.timing.hop_s)
+        if maker.modality == "audio":
+            report.audio_s += max(
+                len(entries[spec.name].values) * float(spec.timing.hop_s) for spec in todo
+            )
     except ClipError as error:
         content = loaded.content if loaded else _NO_CONTENT
         for spec in maker.specs:

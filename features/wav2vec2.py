@@ -1,0 +1,248 @@
+"""Frames of the wav2vec2 family: wav2vec2, HuBERT, WavLM, Conformer, data2vec, UniSpeech-SAT.
+
+Conventions: a window goes through the model alone and at its true length. Nothing is padded, so no
+clip's numbers depend on what stood beside it: with group normalisation, padding by half moves the
+features by a quarter. Samples are normalised per window where the model's processor says so. Frame
+i of a window is at `first_s + i * hop_s`, the middle of what its convolutions see: 12.5 + 20 i ms.
+
+Layers are streams of their own, so that reading one costs one. `last` is `last_hidden_state`, which
+in models with a stable layer norm is not the last of the hidden states.
+
+Source: Baevski et al., arXiv 2006.11477; Hsu et al., arXiv 2106.07447; the models of transformers.
+"""
+
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfuse.features.audio import DECODER, MIXDOWN, RESAMPLER, Audio, Samples, resample
+from mmfuse.features.errors import ConfigError, DecodeError
+from mmfuse.features.models import ModelFiles, find_model
+from mmfuse.features.spec import Entry, StreamSpec, Timing
+from mmfuse.features.windows import Windows
+
+if TYPE_CHECKING:
+    import torch
+
+TYPES = ("wav2vec2", "hubert", "wavlm", "wav2vec2-conformer", "data2vec-audio", "unispeech-sat")
+BASES = {f"{kind.removesuffix('-audio')}-base": kind for kind in TYPES}  # for random weights
+_EPSILON = 1e-7  # of the processor's normalisation
+
+
+@dataclass(frozen=True, slots=True)
+class Wav2vec2Params:
+    """What changes the numbers.
+
+    `model` is a folder, a hub id with `@revision`, or, with `random_weights`, one of `BASES`.
+    `layers` is `last`, `all`, `mean`, or numbers such as `0,6,12`; 0 is what enters the first
+    layer. `random_weights` seeds an architecture without its weights. `threads` split sums, so the
+    number shows in the last bits: it is fixed here, not by the machine.
+    """
+
+    model: str
+    windows: Windows
+    layers: str = "last"
+    random_weights: int | None = None
+    threads: int = 2
+
+
+class Wav2vec2:
+    """One model of the family: its specs at once, the model itself when first called.
+
+    Raises:
+        ConfigError: the model is refused, or a layer is asked for that it does not have.
+        MissingError: there is no such model on this machine.
+    """
+
+    def __init__(self, params: Wav2vec2Params) -> None:
+        if not params.model:
+            raise ConfigError(
+                "wav2vec2 needs a model; name one with --model FOLDER or --model ID@REVISION, or "
+                f"try one without weights: --random-weights 0 --model {next(iter(BASES))}"
+            )
+        self.params = params
+        seeded = params.random_weights is not None
+        self._files: ModelFiles | None = None
+        if not (seeded and params.model in BASES):
+            self._files = find_model(params.model, TYPES, weights=not seeded)
+        self.config = _configuration(self._files, params.model)
+        self.rate_hz, self._normalise = _processor(self._files)
+        kernels, strides = self.config.conv_kernel, self.config.conv_stride
+        self.stride = prod(strides)
+        self.field = 1 + sum((k - 1) * prod(strides[:i]) for i, k in enumerate(kernels))
+        self.layers = _layers(params.layers, int(self.config.num_hidden_layers))
+        self.specs = tuple(self._spec(layer) for layer in self.layers)
+        self._model: torch.nn.Module | None = None
+
+    def frames(self, samples: int) -> int:
+        """Frames of so many samples: each convolution's formula, one after the other."""
+        for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
+            samples = (samples - kernel) // stride + 1
+        return max(samples, 0)
+
+    def __call__(self, audio: Audio) -> dict[str, Entry]:
+        """Frames of the whole clip in each layer: (T, D) float16, windows one after the other.
+
+        Raises:
+            DecodeError: `too_short` for one frame, or `non_finite` in float16.
+        """
+        samples_N = resample(audio.samples_N, audio.rate_hz, self.rate_hz)
+        parts: list[list[NDArray[np.float32]]] = [[] for _ in self.layers]
+        windows: list[tuple[Fraction, int]] = []
+        for window in self.params.windows.cut(samples_N, self.rate_hz, self.field):
+            rows = self.frames(window.real)
+            for part, values_TD in zip(parts, self.encode(window.samples_N), strict=True):
+                part.append(values_TD[:rows])
+            windows.append((window.start_s, rows))
+        if not windows:
+            raise DecodeError(
+                "too_short",
+                f"{len(samples_N)} samples at {self.rate_hz} Hz; one frame takes {self.field}",
+            )
+        entries = {}
+        for spec, part in zip(self.specs, parts, strict=True):
+            values = np.concatenate(part)
+            if not np.abs(values).max() < np.finfo(np.float16).max:
+                raise DecodeError("non_finite", f"{spec.name}: values that float16 can't hold")
+            entries[spec.name] = Entry(values.astype(np.float16), windows=tuple(windows))
+        return entries
+
+    def encode(self, samples_N: Samples) -> list[NDArray[np.float32]]:
+        """One window at the model's rate, (N,) -> (T, D) float32 for each layer asked for."""
+        import torch
+
+        model = self._loaded()
+        assert not model.training
+        torch.set_num_threads(self.params.threads)
+        if self._normalise:
+            centred_N = samples_N - samples_N.mean()
+            samples_N = centred_N / np.sqrt(samples_N.var() + _EPSILON)
+        wanted = any(layer != "last" for layer in self.layers)
+        with torch.inference_mode():
+            found = model(torch.from_numpy(samples_N)[None], output_hidden_states=wanted)
+        return [_picked(found, layer) for layer in self.layers]
+
+    def _loaded(self) -> "torch.nn.Module":
+        import torch
+        from transformers import AutoModel
+        from transformers.utils import logging
+
+        if self._model is None:
+            if self.params.random_weights is not None:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(self.params.random_weights)
+                    self._model = AutoModel.from_config(self.config)  # type: ignore[no-untyped-call]
+            else:
+                assert self._files is not None
+                logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # loading takes a second; the run has its own bar
+                self._model = AutoModel.from_pretrained(
+                    self._files.folder,
+                    config=self.config,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    dtype=torch.float32,
+                )
+            self._model.eval()
+        return self._model
+
+    def _spec(self, layer: str) -> StreamSpec:
+        seeded = self.params.random_weights is not None
+        name = "wav2vec2_random" if seeded else "wav2vec2"
+        weights: dict[str, Any] = (
+            {"random_weights": self.params.random_weights}
+            if seeded
+            else {"weights_sha256": dict(self._files.weights if self._files else {})}
+        )
+        return StreamSpec(
+            name=name if layer == "last" else f"{name}_{_named(layer)}",
+            modality="audio",
+            item=(int(self.config.hidden_size),),
+            dtype="float16",
+            params={
+                "model": self.params.model,
+                "model_type": self.config.model_type,
+                "architecture": _plain(self.config),
+                **weights,
+                "layer": "last_hidden_state" if layer == "last" else layer,
+                "windows": self.params.windows.to_json(),
+                "normalised": "per window" if self._normalise else "no",
+                "rate_hz": self.rate_hz,
+                "threads": self.params.threads,
+                "decoder": DECODER,
+                "resampler": RESAMPLER,
+                "mono": MIXDOWN,
+            },
+            timing=Timing(
+                "frames",
+                first_s=Fraction(self.field, 2 * self.rate_hz),
+                hop_s=Fraction(self.stride, self.rate_hz),
+            ),
+        )
+
+
+def _configuration(files: ModelFiles | None, model: str) -> Any:
+    """The architecture, as transformers fills it up; its adapter has frames of its own."""
+    from transformers import AutoConfig
+
+    if files is None:
+        return AutoConfig.for_model(BASES[model])
+    kind = str(files.config["model_type"])
+    config = AutoConfig.for_model(kind).__class__.from_dict(dict(files.config))
+    if getattr(config, "add_adapter", False):
+        raise ConfigError(f"model {model} ends in an adapter with other frames; choose one without")
+    return config
+
+
+def _processor(files: ModelFiles | None) -> tuple[int, bool]:
+    """(rate in Hz, whether samples are normalised), of preprocessor_config.json."""
+    if files is None:
+        return 16_000, True
+    path = files.folder / "preprocessor_config.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return int(said.get("sampling_rate", 16_000)), bool(said.get("do_normalize", True))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"model {files.name}: can't read {path.name} ({error})") from None
+
+
+def _layers(text: str, count: int) -> tuple[str, ...]:
+    """Names of the layers asked for: `last`, `mean` or numbers."""
+    if text in ("last", "mean"):
+        return (text,)
+    if text == "all":
+        return tuple(str(number) for number in range(count + 1))
+    try:
+        numbers = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        numbers = [-1]
+    if numbers[0] < 0 or numbers[-1] > count:
+        raise ConfigError(f"layers {text!r}; write last, all, mean, or numbers from 0 to {count}")
+    return tuple(str(number) for number in numbers)
+
+
+def _named(layer: str) -> str:
+    return "mean" if layer == "mean" else f"layer{int(layer):02}"
+
+
+def _picked(found: Any, layer: str) -> NDArray[np.float32]:
+    if layer == "last":
+        values = found.last_hidden_state[0]
+    elif layer == "mean":
+        values = sum(state[0] for state in found.hidden_states) / len(found.hidden_states)
+    else:
+        values = found.hidden_states[int(layer)][0]
+    return np.asarray(values.numpy(), dtype=np.float32)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """The architecture without what does not change numbers."""
+    said = config.to_dict()
+    idle = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
+    kept = {key: value for key, value in said.items() if key not in idle}
+    return dict(json.loads(json.dumps(kept, sort_keys=True, default=str)))
