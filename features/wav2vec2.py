@@ -139,7 +139,8 @@ class Wav2vec2:
                     self._model = AutoModel.from_config(self.config)  # type: ignore[no-untyped-call]
             else:
                 assert self._files is not None
-                logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # loading takes a second; the run has its own bar
+                # loading takes a second; the run has a bar of its own
+                logging.disable_progress_bar()  # type: ignore[no-untyped-call]
                 self._model = AutoModel.from_pretrained(
                     self._files.folder,
                     config=self.config,
