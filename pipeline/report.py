@@ -9,7 +9,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(slots=True)
 class Report:
-    """Counts of one run. `failed` counts by (stage, reason), earlier failures included."""
+    """Counts of one run. `failed` counts clips by (stage, reason), earlier failures included."""
 
     clips: int = 0
     made: Counter[str] = field(default_factory=Counter)
@@ -36,7 +36,7 @@ class Report:
             "made": dict(sorted(self.made.items())),
             "already": dict(sorted(self.already.items())),
             "failed": [
-                {"stage": stage, "reason": reason, "entries": count}
+                {"stage": stage, "reason": reason, "clips": count}
                 for (stage, reason), count in sorted(self.failed.items())
             ],
             "audio_hours": round(self.audio_s / 3600, 6),
@@ -55,7 +55,7 @@ class Report:
         ]
         if self.failed:
             reasons = ", ".join(f"{s}: {r} {n}" for (s, r), n in sorted(self.failed.items()))
-            lines.append(f"  failed: {sum(self.failed.values())} ({reasons})")
+            lines.append(f"  failed clips: {sum(self.failed.values())} ({reasons})")
             lines.append(f"  why: mmfeat inspect {self.store} --failures")
         if self.failed_before:
             lines.append(

@@ -131,10 +131,10 @@ def _make(
             return
         todo = [spec for spec in maker.specs if _wanted(spec, clip, loaded, writer, report)]
         known = [writer.failures.get(clip.id, spec.key, loaded.content) for spec in todo]
-        if any(known) and not retry_failed:
-            for failure in filter(None, known):
-                report.failed[failure.stage, failure.reason] += 1
-                report.failed_before += 1
+        before = next(filter(None, known), None)
+        if before is not None and not retry_failed:
+            report.failed[before.stage, before.reason] += 1
+            report.failed_before += 1
             return
         if not todo:
             return
@@ -149,13 +149,13 @@ def _make(
                 len(entries[spec.name].values) * float(spec.timing.hop_s) for spec in todo
             )
     except ClipError as error:
+        report.failed[maker.modality, error.reason] += 1
         content = loaded.content if loaded else _NO_CONTENT
         for spec in maker.specs:
             if not writer.stream(spec).has(clip.id, content):
                 writer.failures.add(
                     Failure(clip.id, maker.modality, error.reason, str(error), spec.key, content)
                 )
-                report.failed[maker.modality, error.reason] += 1
 
 
 def _note_empty(clip: Clip, writer: StoreWriter, report: Report) -> None:

@@ -162,7 +162,7 @@ def test_bad_files_are_told_and_every_good_clip_is_made(corpus, whole, features_
     # what is known to be bad is not tried again, and still told
     report = run(features_toml, corpus, store, code=3)
     assert report["made"] == {}
-    assert sum(row["entries"] for row in report["failed"]) == 4 + 2 * 3
+    assert sum(row["clips"] for row in report["failed"]) == 6
 
 
 def test_mended_files_are_taken_up(corpus, sample, whole, features_toml, tmp_path):
@@ -180,7 +180,7 @@ def test_a_row_without_any_modality_is_told(sample, features_toml, tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text('{"id": "a", "text": "word"}\n{"id": "b", "text": null}\n')
     report = run(features_toml, path, tmp_path / "s.zarr", code=3)
-    assert report["failed"] == [{"stage": "manifest", "reason": "no_modality", "entries": 1}]
+    assert report["failed"] == [{"stage": "manifest", "reason": "no_modality", "clips": 1}]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
