@@ -197,7 +197,7 @@ class StreamWriter:
         final.parent.mkdir(parents=True, exist_ok=True)
         self._path("part").chmod(0o444)
         self._path("part").replace(final)
-        layout.sync_folder(final.parent)
+        layout.sync(final.parent)
         sidecar = sidecar_bytes(self._records)
         layout.write_durably(
             layout.sidecar_path(self.store.root, self.spec.key, self._shard), sidecar

@@ -9,11 +9,11 @@ result.json          scores; written last, by rename: a folder without it is no 
 
 import fcntl
 import json
-import os
 from pathlib import Path
 from typing import IO, Any
 
 from mmfuse.features.errors import ConfigError, LockedError
+from mmfuse.features.layout import sync, write_durably
 
 RESULT, METRICS, RESOLVED = "result.json", "metrics.jsonl", "resolved.toml"
 PREDICTIONS, MODEL = "predictions.parquet", "model.safetensors"
@@ -80,12 +80,9 @@ class RunFolder:
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, after everything else is on the disk."""
         for name in FILES[1:]:
-            _sync(self.path / name)
-        temporary = self.path / f"{RESULT}.tmp"
-        temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", "utf-8")
-        _sync(temporary)
-        temporary.replace(self.path / RESULT)
-        _sync(self.path)
+            sync(self.path / name)
+        text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+        write_durably(self.path / RESULT, text.encode())
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -105,11 +102,3 @@ def read_result(path: Path) -> dict[str, Any]:
     except ValueError:
         pass
     raise ConfigError(f"{file} is not what mmtrain wrote; train again with --overwrite")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
