@@ -42,7 +42,7 @@ class DataConfig(Strict):
 class AudioPreprocessing(Strict):
     """How audio becomes a stream."""
 
-    encoder: Literal["logmel", "waveform", "wav2vec2"] = "logmel"
+    encoder: str = "logmel"  # `mmfeat encoders` lists them
     rate_hz: int = Field(16000, ge=4000, le=192000)  # of logmel and waveform; models have their own
     n_fft: int = Field(1024, ge=64, le=65536)
     hop: int = Field(320, ge=1)  # samples; 320 at 16 kHz is 20 ms
@@ -52,10 +52,12 @@ class AudioPreprocessing(Strict):
     model: str = ""  # folder, or hub id with @revision
     layers: str = "last"  # last, all, mean, or numbers such as 0,6,12
     random_weights: int | None = Field(None, ge=0)  # seed of an architecture without its weights
-    duration_s: float = Field(30.0, gt=0)  # of the windows that a model sees
+    duration_s: float | None = Field(None, gt=0)  # of the windows that a model sees; its own
     hop_s: float | None = Field(None, gt=0)  # from window to window; their length, if left out
     tail: Literal["short", "drop", "pad"] = "short"  # what becomes of the last window
+    overlap: Literal["keep", "average"] = "keep"  # of frames that stand in several windows
     threads: int = Field(2, ge=1)  # of the model; their number shows in the last bits
+    options: dict[str, Any] = Field(default_factory=dict)  # of encoders that other packages bring
 
 
 class MidiPreprocessing(Strict):

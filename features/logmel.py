@@ -10,15 +10,21 @@ Source: torchaudio's Spectrogram, and mel bands after M. Slaney's Auditory Toolb
 librosa's within 1e-4 dB; torchaudio's own bands, in single precision, would be 4e-3 dB away.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfuse.features.audio import DECODER, MIXDOWN, RESAMPLER, Audio, Samples, resample
-from mmfuse.features.errors import ConfigError, DecodeError
-from mmfuse.features.spec import Entry, StreamSpec, Timing
+from mmfuse.features.audio import DECODER, MIXDOWN, RESAMPLER, Samples
+from mmfuse.features.errors import ConfigError, DecodeError, MissingError
+from mmfuse.features.spec import StreamSpec, Timing
+
+if TYPE_CHECKING:
+    import torch
 
 _FLOOR = 1e-10  # power
 _BLOCK_FRAMES = 2048  # frames transformed at once: 16 MiB of doubles at n_fft 1024
@@ -77,46 +83,54 @@ def logmel_spec(params: LogMelParams = LogMelParams()) -> StreamSpec:
 
 
 class LogMel:
-    """Turns one clip's audio into its `logmel` entry.
+    """Log-mel frames as an encoder of one window, the whole recording; torch comes with the first.
 
     Raises:
         ConfigError: a mel band so narrow that no bin falls into it.
     """
 
-    def __init__(self, params: LogMelParams = LogMelParams()) -> None:
-        import torch
-        from torchaudio.transforms import Spectrogram
+    windows = None
 
+    def __init__(self, params: LogMelParams = LogMelParams()) -> None:
         self.params = params
-        self.spec = logmel_spec(params)
-        bands_FM = _slaney_bands(params)
-        empty = int((bands_FM.max(axis=0) == 0).sum())
+        self.specs = (logmel_spec(params),)
+        self.rate_hz, self.shortest = params.rate_hz, params.n_fft
+        self._bands_FM = _slaney_bands(params)
+        empty = int((self._bands_FM.max(axis=0) == 0).sum())
         if empty:
             raise ConfigError(
                 f"logmel: {empty} of {params.n_mels} mel bands hold no bin of the transform; "
                 "raise n_fft or lower n_mels"
             )
-        self._bands_FM = torch.from_numpy(bands_FM)
-        self._power = Spectrogram(
-            n_fft=params.n_fft,
-            hop_length=params.hop,
+
+    def frames(self, samples: int) -> int:
+        """Frames of so many samples."""
+        return max(1 + (samples - self.params.n_fft) // self.params.hop, 0)
+
+    def encode(self, samples_BN: Samples) -> dict[str, NDArray[np.float32]]:
+        """(B, N) samples at `rate_hz` -> (B, T, n_mels) float32 dB."""
+        return {"logmel": np.stack([self.decibels(samples_N) for samples_N in samples_BN])}
+
+    @cached_property
+    def _power(self) -> "Callable[[torch.Tensor], torch.Tensor]":
+        import torch
+
+        try:
+            from torchaudio.transforms import Spectrogram
+        except (ImportError, OSError, RuntimeError) as error:
+            raise MissingError(
+                f"torchaudio does not load beside torch {torch.__version__}: {error} Install "
+                "versions that belong together: pip install --upgrade mmfuse torchaudio"
+            ) from None
+        torch.set_num_threads(1)  # the plan of the spec: sums are split the same way everywhere
+        spectrogram: Callable[[torch.Tensor], torch.Tensor] = Spectrogram(
+            n_fft=self.params.n_fft,
+            hop_length=self.params.hop,
             power=2.0,
             center=False,
             wkwargs={"dtype": torch.float64},
         )
-
-    def __call__(self, audio: Audio) -> Entry:
-        """Frames of the whole clip, in one window: values (T, n_mels) in the spec's dtype.
-
-        Raises:
-            DecodeError: `too_short` for one frame, or `non_finite` in the stored dtype.
-        """
-        params = self.params
-        samples_N = resample(audio.samples_N, audio.rate_hz, params.rate_hz)
-        values = self.decibels(samples_N).astype(self.spec.dtype)
-        if not np.isfinite(values).all():
-            raise DecodeError("non_finite", f"log-mel values that {params.dtype} can't hold")
-        return Entry(np.ascontiguousarray(values), windows=((Fraction(0), len(values)),))
+        return spectrogram
 
     def decibels(self, samples_N: Samples) -> NDArray[np.float32]:
         """(N,) samples at `params.rate_hz` -> (T, n_mels) float32 dB, before the cast.
@@ -138,8 +152,8 @@ class LogMel:
             last = min(first + _BLOCK_FRAMES, frames)
             part_N = samples_N[first * hop : (last - 1) * hop + n_fft].astype(np.float64)
             with torch.inference_mode():
-                power_FT: torch.Tensor = self._power(torch.from_numpy(part_N))
-                mel_TM = (power_FT.T @ self._bands_FM).numpy()
+                power_FT = self._power(torch.from_numpy(part_N))
+                mel_TM = (power_FT.T @ torch.from_numpy(self._bands_FM)).numpy()
             db_TM[first:last] = 10 * np.log10(np.maximum(mel_TM, _FLOOR))
         return db_TM
 

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfuse.features.audio import DECODER, MIXDOWN, RESAMPLER, Audio, Samples, resample
-from mmfuse.features.errors import ConfigError, DecodeError
+from mmfuse.features.audio import DECODER, MIXDOWN, RESAMPLER, Samples
+from mmfuse.features.encoders import CPU, Compute
+from mmfuse.features.errors import ConfigError
 from mmfuse.features.models import ModelFiles, find_model
-from mmfuse.features.spec import Entry, StreamSpec, Timing
+from mmfuse.features.spec import StreamSpec, Timing
 from mmfuse.features.windows import Windows
 
 if TYPE_CHECKING:
@@ -59,13 +60,13 @@ class Wav2vec2:
         MissingError: there is no such model on this machine.
     """
 
-    def __init__(self, params: Wav2vec2Params) -> None:
+    def __init__(self, params: Wav2vec2Params, compute: Compute = CPU) -> None:
         if not params.model:
             raise ConfigError(
                 "wav2vec2 needs a model; name one with --model FOLDER or --model ID@REVISION, or "
                 f"try one without weights: --random-weights 0 --model {next(iter(BASES))}"
             )
-        self.params = params
+        self.params, self.windows, self._compute = params, params.windows, compute
         seeded = params.random_weights is not None
         self._files: ModelFiles | None = None
         if not (seeded and params.model in BASES):
@@ -74,7 +75,7 @@ class Wav2vec2:
         self.rate_hz, self._normalise = _processor(self._files)
         kernels, strides = self.config.conv_kernel, self.config.conv_stride
         self.stride = prod(strides)
-        self.field = 1 + sum((k - 1) * prod(strides[:i]) for i, k in enumerate(kernels))
+        self.shortest = 1 + sum((k - 1) * prod(strides[:i]) for i, k in enumerate(kernels))
         self.layers = _layers(params.layers, int(self.config.num_hidden_layers))
         self.specs = tuple(self._spec(layer) for layer in self.layers)
         self._model: torch.nn.Module | None = None
@@ -85,47 +86,28 @@ class Wav2vec2:
             samples = (samples - kernel) // stride + 1
         return max(samples, 0)
 
-    def __call__(self, audio: Audio) -> dict[str, Entry]:
-        """Frames of the whole clip in each layer: (T, D) float16, windows one after the other.
+    def encode(self, samples_BN: Samples) -> dict[str, NDArray[np.float32]]:
+        """(B, N) samples at the model's rate -> (B, T, D) float32 for each layer asked for.
 
-        Raises:
-            DecodeError: `too_short` for one frame, or `non_finite` in float16.
+        On the CPU the windows go one at a time, where a batch gains nothing and could move a bit.
         """
-        samples_N = resample(audio.samples_N, audio.rate_hz, self.rate_hz)
-        parts: list[list[NDArray[np.float32]]] = [[] for _ in self.layers]
-        windows: list[tuple[Fraction, int]] = []
-        for window in self.params.windows.cut(samples_N, self.rate_hz, self.field):
-            rows = self.frames(window.real)
-            for part, values_TD in zip(parts, self.encode(window.samples_N), strict=True):
-                part.append(values_TD[:rows])
-            windows.append((window.start_s, rows))
-        if not windows:
-            raise DecodeError(
-                "too_short",
-                f"{len(samples_N)} samples at {self.rate_hz} Hz; one frame takes {self.field}",
-            )
-        entries = {}
-        for spec, part in zip(self.specs, parts, strict=True):
-            values = np.concatenate(part)
-            if not np.abs(values).max() < np.finfo(np.float16).max:
-                raise DecodeError("non_finite", f"{spec.name}: values that float16 can't hold")
-            entries[spec.name] = Entry(values.astype(np.float16), windows=tuple(windows))
-        return entries
-
-    def encode(self, samples_N: Samples) -> list[NDArray[np.float32]]:
-        """One window at the model's rate, (N,) -> (T, D) float32 for each layer asked for."""
         import torch
 
         model = self._loaded()
         assert not model.training
         torch.set_num_threads(self.params.threads)
         if self._normalise:
-            centred_N = samples_N - samples_N.mean()
-            samples_N = centred_N / np.sqrt(samples_N.var() + _EPSILON)
+            samples_BN = np.stack([_normalised(samples_N) for samples_N in samples_BN])
+        step = 1 if self._compute.device == "cpu" else len(samples_BN)
+        parts: dict[str, list[NDArray[np.float32]]] = {spec.name: [] for spec in self.specs}
         wanted = any(layer != "last" for layer in self.layers)
-        with torch.inference_mode():
-            found = model(torch.from_numpy(samples_N)[None], output_hidden_states=wanted)
-        return [_picked(found, layer) for layer in self.layers]
+        for first in range(0, len(samples_BN), step):
+            batch_BN = torch.from_numpy(samples_BN[first : first + step])
+            with torch.inference_mode():
+                found = model(batch_BN.to(self._compute.device), output_hidden_states=wanted)
+            for spec, layer in zip(self.specs, self.layers, strict=True):
+                parts[spec.name].append(_picked(found, layer))
+        return {name: np.concatenate(part) for name, part in parts.items()}
 
     def _loaded(self) -> "torch.nn.Module":
         import torch
@@ -149,7 +131,7 @@ class Wav2vec2:
                     trust_remote_code=False,
                     dtype=torch.float32,
                 )
-            self._model.eval()
+            self._model.eval().to(self._compute.device)
         return self._model
 
     def _spec(self, layer: str) -> StreamSpec:
@@ -181,7 +163,7 @@ class Wav2vec2:
             },
             timing=Timing(
                 "frames",
-                first_s=Fraction(self.field, 2 * self.rate_hz),
+                first_s=Fraction(self.shortest, 2 * self.rate_hz),
                 hop_s=Fraction(self.stride, self.rate_hz),
             ),
         )
@@ -231,14 +213,19 @@ def _named(layer: str) -> str:
     return "mean" if layer == "mean" else f"layer{int(layer):02}"
 
 
+def _normalised(samples_N: Samples) -> Samples:
+    centred_N = samples_N - samples_N.mean()
+    return np.asarray(centred_N / np.sqrt(samples_N.var() + _EPSILON), dtype=np.float32)
+
+
 def _picked(found: Any, layer: str) -> NDArray[np.float32]:
     if layer == "last":
-        values = found.last_hidden_state[0]
+        values = found.last_hidden_state
     elif layer == "mean":
-        values = sum(state[0] for state in found.hidden_states) / len(found.hidden_states)
+        values = sum(found.hidden_states) / len(found.hidden_states)
     else:
-        values = found.hidden_states[int(layer)][0]
-    return np.asarray(values.numpy(), dtype=np.float32)
+        values = found.hidden_states[int(layer)]
+    return np.asarray(values.float().cpu().numpy(), dtype=np.float32)
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from mmfuse.features.audio import DECODER, MIXDOWN, RESAMPLER, Audio, resample
+from mmfuse.features.audio import DECODER, MIXDOWN, RESAMPLER, Samples
 from mmfuse.features.errors import ConfigError
-from mmfuse.features.spec import Entry, StreamSpec, Timing
+from mmfuse.features.spec import StreamSpec, Timing
 
 _FULL = 32767
 
@@ -46,16 +46,19 @@ def waveform_spec(params: WaveformParams = WaveformParams()) -> StreamSpec:
 
 
 class Waveform:
-    """Turns one clip's audio into its `waveform` entry."""
+    """The recording itself as an encoder of one window; see `encoders.WindowEncoder`."""
+
+    windows = None
+    shortest = 1
 
     def __init__(self, params: WaveformParams = WaveformParams()) -> None:
-        self.spec = waveform_spec(params)
-        self._rate_hz = params.rate_hz
+        self.specs = (waveform_spec(params),)
+        self.rate_hz = params.rate_hz
 
-    def __call__(self, audio: Audio) -> Entry:
-        """The whole clip in one window: values (N,) int16."""
-        scaled_N = np.rint(resample(audio.samples_N, audio.rate_hz, self._rate_hz) * _FULL)
-        clipped = int((np.abs(scaled_N) > _FULL).sum())
-        values = np.clip(scaled_N, -_FULL, _FULL).astype(np.int16)
-        note = f"waveform: {clipped} of {len(values)} samples clipped" if clipped else ""
-        return Entry(values, windows=((Fraction(0), len(values)),), note=note)
+    def frames(self, samples: int) -> int:
+        """A row a sample."""
+        return samples
+
+    def encode(self, samples_BN: Samples) -> dict[str, Samples]:
+        """(B, N) in [-1, 1] -> (B, N) scaled to int16 and rounded, not clipped yet."""
+        return {"waveform": np.rint(samples_BN * _FULL)}

@@ -3,7 +3,8 @@
 Conventions: window k begins at sample k * hop and holds `duration` samples. The last one may be
 shorter: `short` keeps it as it is (nothing is padded, the encoder sees exactly what is there),
 `drop` leaves it out, `pad` fills it with zeros and counts only what is real. Where windows overlap,
-frames of all of them are kept, each with its own time.
+`keep` keeps the frames of all of them, each with its own time; `average` takes the mean of those
+that stand at the same time.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from mmfuse.features.audio import Samples
 from mmfuse.features.errors import ConfigError
 
 Tail = Literal["short", "drop", "pad"]
+Overlap = Literal["keep", "average"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Windows:
     duration_s: Fraction
     hop_s: Fraction
     tail: Tail = "short"
+    overlap: Overlap = "keep"
 
     def __post_init__(self) -> None:
         if self.duration_s <= 0 or not 0 < self.hop_s <= self.duration_s:
@@ -36,7 +39,12 @@ class Windows:
 
     def to_json(self) -> dict[str, str]:
         """For a spec's params."""
-        return {"duration_s": str(self.duration_s), "hop_s": str(self.hop_s), "tail": self.tail}
+        return {
+            "duration_s": str(self.duration_s),
+            "hop_s": str(self.hop_s),
+            "tail": self.tail,
+            "overlap": self.overlap,
+        }
 
     def cut(self, samples_N: Samples, rate_hz: int, shortest: int) -> Iterator["Window"]:
         """Cut (N,) samples at `rate_hz`.

@@ -122,11 +122,6 @@ def extract(
     Example: mmfeat extract --encoder logmel --corpus demo/corpus --store demo/store.zarr
     """
     with user_errors("mmfeat", verbose):
-        from mmfuse.features.errors import ConfigError
-        from mmfuse.pipeline.makers import ENCODERS
-
-        if encoder not in ENCODERS:
-            raise ConfigError(f"no encoder named {encoder!r}; choose from: {', '.join(ENCODERS)}")
         typed = {"model": model, "layers": layers, "random_weights": random_weights}
         audio = {name: value for name, value in typed.items() if value is not None}
         settings = _settings(config, overrides, {"audio": {"encoder": encoder, **audio}})

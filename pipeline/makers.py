@@ -1,6 +1,6 @@
 """From one clip's bytes to its entries: one maker a modality, each a short chain of stages.
 
-    audio:  read -> decode -> resample -> log-mel
+    audio:  read -> decode -> resample -> windows -> encoder
     MIDI:   read -> parse -> align -> notes -> tokens, piano roll
     text:   tokenize
 
@@ -8,28 +8,21 @@ A maker says which streams it makes before anything heavy is imported, so that a
 nothing to do ends as soon as it has compared hashes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from blake3 import blake3
 
 from mmfuse.features import midi_tokens, notes, piano_roll
 from mmfuse.features.clip import Clip
 from mmfuse.features.config import AudioPreprocessing, MidiPreprocessing, TextPreprocessing
-from mmfuse.features.errors import MissingError
-from mmfuse.features.logmel import LogMelParams, logmel_spec
+from mmfuse.features.encoders import CPU, Compute, Outputs, build_encoder, cut, join
 from mmfuse.features.origins import align, audio_origin, needs_files
-from mmfuse.features.spec import Entry, StreamSpec
+from mmfuse.features.spec import Array, Entry, StreamSpec
 from mmfuse.features.text import TextParams, text_tokens_spec
 from mmfuse.features.timecode import AudioOrigin
-from mmfuse.features.waveform import Waveform, WaveformParams
-from mmfuse.features.windows import Windows
-
-if TYPE_CHECKING:
-    from mmfuse.features.audio import Audio
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +38,25 @@ class Loaded:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A clip's modality, ready to be encoded.
+
+    `items` are what goes through an encoder: windows of samples, or the tokens of a text. Items of
+    one shape may go together. `rest` is whatever `join` needs, `audio_s` the seconds decoded.
+    """
+
+    items: tuple[Array, ...] = ()
+    rest: Any = None
+    audio_s: float = 0.0
+
+
 class Maker(Protocol):
-    """Makes all streams of one modality."""
+    """Makes all streams of one modality, in steps that may run at different places.
+
+    `load` and `prepare` run in threads, ahead; `encode` takes items of one shape, of any clips, in
+    the one thread that has the model; `join` puts a clip's results together.
+    """
 
     modality: str
     specs: tuple[StreamSpec, ...]
@@ -54,78 +64,14 @@ class Maker(Protocol):
     def load(self, clip: Clip) -> Loaded | None:
         """The modality's bytes, None where the clip has none."""
 
-    def make(self, clip: Clip, loaded: Loaded) -> dict[str, Entry]:
-        """Entries by stream name. Raises ClipError where the bytes are no good."""
+    def prepare(self, clip: Clip, loaded: Loaded) -> Prepared:
+        """Decode. Raises ClipError where the bytes are no good."""
 
+    def encode(self, items: Array) -> Outputs:
+        """(B, ...) items of one shape -> (B, ...) by stream name."""
 
-class AudioEncoder(Protocol):
-    """A frozen encoder of audio: its specs at once, frames by stream name when called."""
-
-    specs: tuple[StreamSpec, ...]
-
-    def __call__(self, audio: "Audio") -> dict[str, Entry]:
-        """Frames of one clip."""
-
-
-class _LogMel:
-    """Log-mel frames; torch is loaded with the first clip."""
-
-    def __init__(self, config: AudioPreprocessing) -> None:
-        self._params = LogMelParams(
-            rate_hz=config.rate_hz,
-            n_fft=config.n_fft,
-            hop=config.hop,
-            n_mels=config.n_mels,
-            f_min_hz=config.f_min_hz,
-            f_max_hz=config.f_max_hz,
-        )
-        self.specs: tuple[StreamSpec, ...] = (logmel_spec(self._params),)
-
-    @cached_property
-    def _encode(self) -> Callable[["Audio"], Entry]:
-        import torch
-
-        try:
-            import torchaudio  # noqa: F401
-        except (ImportError, OSError, RuntimeError) as error:
-            raise MissingError(
-                f"torchaudio does not load beside torch {torch.__version__}: {error} Install "
-                "versions that belong together: pip install --upgrade mmfuse torchaudio"
-            ) from None
-        from mmfuse.features.logmel import LogMel
-
-        torch.set_num_threads(1)  # the plan of the spec: sums are split the same way everywhere
-        return LogMel(self._params)
-
-    def __call__(self, audio: "Audio") -> dict[str, Entry]:
-        return {"logmel": self._encode(audio)}
-
-
-class _Waveform:
-    def __init__(self, config: AudioPreprocessing) -> None:
-        self._encode = Waveform(WaveformParams(config.rate_hz))
-        self.specs: tuple[StreamSpec, ...] = (self._encode.spec,)
-
-    def __call__(self, audio: "Audio") -> dict[str, Entry]:
-        return {"waveform": self._encode(audio)}
-
-
-def _wav2vec2(config: AudioPreprocessing) -> AudioEncoder:
-    from mmfuse.features.wav2vec2 import Wav2vec2, Wav2vec2Params
-
-    duration_s = Fraction(str(config.duration_s))
-    hop_s = duration_s if config.hop_s is None else Fraction(str(config.hop_s))
-    windows = Windows(duration_s, hop_s, config.tail)
-    return Wav2vec2(
-        Wav2vec2Params(config.model, windows, config.layers, config.random_weights, config.threads)
-    )
-
-
-ENCODERS: dict[str, Callable[[AudioPreprocessing], AudioEncoder]] = {
-    "logmel": _LogMel,
-    "waveform": _Waveform,
-    "wav2vec2": _wav2vec2,
-}
+    def join(self, prepared: Prepared, outputs: Sequence[Outputs]) -> dict[str, Entry]:
+        """Entries by stream name, from what came out for each item."""
 
 
 class AudioMaker:
@@ -133,9 +79,9 @@ class AudioMaker:
 
     modality = "audio"
 
-    def __init__(self, config: AudioPreprocessing) -> None:
-        self._encode = ENCODERS[config.encoder](config)
-        self.specs = self._encode.specs
+    def __init__(self, config: AudioPreprocessing, compute: Compute = CPU) -> None:
+        self._encoder = build_encoder(config, compute)
+        self.specs = self._encoder.specs
 
     def load(self, clip: Clip) -> Loaded | None:
         """The file as it is; its hash is the entry's content."""
@@ -144,14 +90,36 @@ class AudioMaker:
         data = clip.audio.read()
         return Loaded(data, blake3(data).digest())
 
-    def make(self, clip: Clip, loaded: Loaded) -> dict[str, Entry]:
-        """Decode and encode."""
+    def prepare(self, clip: Clip, loaded: Loaded) -> Prepared:
+        """Decode, resample, cut into windows."""
         from mmfuse.features.audio import read_audio
 
-        return self._encode(read_audio(loaded.data))
+        audio = read_audio(loaded.data)
+        windows = cut(self._encoder, audio)
+        return Prepared(tuple(w.samples_N for w in windows), windows, audio.duration_s)
+
+    def encode(self, items: Array) -> Outputs:
+        """Windows of one length through the encoder."""
+        return self._encoder.encode(items)
+
+    def join(self, prepared: Prepared, outputs: Sequence[Outputs]) -> dict[str, Entry]:
+        """The frames of all windows as one entry a stream."""
+        return join(self._encoder, prepared.rest, outputs)
 
 
-class MidiMaker:
+class _Direct:
+    """Makers whose `prepare` has done everything."""
+
+    def encode(self, items: Array) -> Outputs:
+        """Nothing is left to encode."""
+        raise AssertionError
+
+    def join(self, prepared: Prepared, outputs: Sequence[Outputs]) -> dict[str, Entry]:
+        """The entries that `prepare` made."""
+        return dict(prepared.rest)
+
+
+class MidiMaker(_Direct):
     """Notes on the clip's clock, and what is derived from them."""
 
     modality = "midi"
@@ -181,7 +149,7 @@ class MidiMaker:
         place = f"|{clip.origins}|{clip.estimate}|{audio}|{note}"
         return Loaded(data, blake3(data + place.encode()).digest(), audio, note)
 
-    def make(self, clip: Clip, loaded: Loaded) -> dict[str, Entry]:
+    def prepare(self, clip: Clip, loaded: Loaded) -> Prepared:
         """Parse, align, derive."""
         from mmfuse.features.midi_file import read_midi
 
@@ -190,11 +158,12 @@ class MidiMaker:
         entry = notes.notes_entry(midi, aligned.offset_s)
         note = _join(entry.note, aligned.note, loaded.note)
         entry = Entry(entry.values, entry.origin_s, entry.windows, note)
-        return {
+        entries = {
             "notes": entry,
             "midi_tokens": midi_tokens.tokens_entry(entry.values, self._tokens),
             "piano_roll": piano_roll.roll_entry(entry.values, self._roll),
         }
+        return Prepared(rest=entries)
 
 
 def tokenization(config: MidiPreprocessing) -> midi_tokens.Tokenization:
@@ -204,7 +173,7 @@ def tokenization(config: MidiPreprocessing) -> midi_tokens.Tokenization:
     return chosen(**config.model_dump(include=names))
 
 
-class TextMaker:
+class TextMaker(_Direct):
     """Subword tokens by a tokenizer that belongs to the store."""
 
     modality = "text"
@@ -220,16 +189,16 @@ class TextMaker:
         return TextTokenizer(self._params, self._json)
 
     def load(self, clip: Clip) -> Loaded | None:
-        """The text as UTF-8; what can't be encoded is reported by `make`."""
+        """The text as UTF-8; what can't be encoded is reported by `prepare`."""
         if clip.text is None:
             return None
         data = clip.text.encode("utf-8", errors="surrogatepass")
         return Loaded(data, blake3(data).digest())
 
-    def make(self, clip: Clip, loaded: Loaded) -> dict[str, Entry]:
+    def prepare(self, clip: Clip, loaded: Loaded) -> Prepared:
         """Tokenize."""
         assert clip.text is not None
-        return {"text_tokens": self._tokenize(clip.text)}
+        return Prepared(rest={"text_tokens": self._tokenize(clip.text)})
 
 
 def text_params(config: TextPreprocessing) -> TextParams:

@@ -1,10 +1,15 @@
 """What a run did, in numbers a person can act on."""
 
+import threading
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 SCHEMA_VERSION = 1
+STAGES = ("read", "decode", "wait", "encode", "write")
 
 
 @dataclass(slots=True)
@@ -20,6 +25,18 @@ class Report:
     seconds: float = 0.0
     root: str | None = None
     store: str = ""
+    stage_s: Counter[str] = field(default_factory=Counter)  # seconds of work, over all threads
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; several threads may be in it at once."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.stage_s[name] += time.perf_counter() - began  # type: ignore[assignment]
 
     @property
     def exit_code(self) -> int:
@@ -41,6 +58,7 @@ class Report:
             ],
             "audio_hours": round(self.audio_s / 3600, 6),
             "seconds": round(self.seconds, 3),
+            "stage_s": {name: round(self.stage_s[name], 3) for name in STAGES},
         }
 
     def lines(self) -> list[str]:
@@ -53,6 +71,10 @@ class Report:
             f"  {stream}: {self.made[stream]} made, {self.already[stream]} already there"
             for stream in sorted(self.made | self.already)
         ]
+        if self.stage_s["encode"]:
+            parts = (f"{name} {self.stage_s[name]:.1f} s" for name in STAGES)
+            share = self.stage_s["encode"] / self.seconds
+            lines.append(f"  {', '.join(parts)}; the encoder was at work {share:.0%} of the time")
         if self.failed:
             reasons = ", ".join(f"{s}: {r} {n}" for (s, r), n in sorted(self.failed.items()))
             lines.append(f"  failed clips: {sum(self.failed.values())} ({reasons})")

@@ -17,17 +17,15 @@ from blake3 import blake3
 from mmfuse.features import layout
 from mmfuse.features.clip import Clip
 from mmfuse.features.config import FeatureConfig, TextPreprocessing
-from mmfuse.features.console import signals_held
 from mmfuse.features.corpus import Corpus
-from mmfuse.features.errors import ClipError, ConfigError
-from mmfuse.features.failures import Failure
-from mmfuse.features.spec import StreamSpec
+from mmfuse.features.encoders import CPU, Compute
+from mmfuse.features.errors import ConfigError
 from mmfuse.features.writer import StoreWriter
-from mmfuse.pipeline.makers import AudioMaker, Loaded, Maker, MidiMaker, TextMaker, text_params
+from mmfuse.pipeline.makers import AudioMaker, Maker, MidiMaker, TextMaker, text_params
 from mmfuse.pipeline.progress import Progress
 from mmfuse.pipeline.report import Report
+from mmfuse.pipeline.work import Ledger, run_task
 
-_NO_CONTENT = bytes(32)
 _PACKAGES = ("mmfuse", "numpy", "soundfile", "soxr", "tokenizers", "torch", "torchaudio")
 
 
@@ -39,12 +37,14 @@ def make_features(
     *,
     limit: int | None = None,
     retry_failed: bool = False,
+    compute: Compute = CPU,
 ) -> Report:
     """Bring a store up to date with a corpus.
 
     Args:
         limit: only the first clips of the manifest.
         retry_failed: try clips again whose very content failed before.
+        compute: where encoders run.
 
     Raises:
         ConfigError: the manifest is wrong, or the configuration asks for no stream.
@@ -55,15 +55,11 @@ def make_features(
     count = count if limit is None else min(limit, count)
     report = Report(clips=count, store=str(store))
     with StoreWriter(store) as writer:
-        makers = _makers(config, corpus, writer)
+        makers = _makers(config, corpus, writer, compute)
         progress.start(count)
+        ledger = Ledger(writer, report, retry_failed=retry_failed)
         for task in tasks(islice(corpus.clips(), count), count):
-            for clip in task:
-                with signals_held():
-                    _note_empty(clip, writer, report)
-                    for maker in makers:
-                        _make(clip, maker, writer, report, retry_failed=retry_failed)
-                progress.advance(report)
+            run_task(task, makers, ledger, report, progress, batch=compute.batch)
             ids = [clip.id for clip in task]
             for maker in makers:
                 for spec in maker.specs:
@@ -88,11 +84,13 @@ def tasks(clips: Iterable[Clip], count: int) -> Iterator[Sequence[Clip]]:
         yield task
 
 
-def _makers(config: FeatureConfig, corpus: Corpus, writer: StoreWriter) -> list[Maker]:
+def _makers(
+    config: FeatureConfig, corpus: Corpus, writer: StoreWriter, compute: Compute
+) -> list[Maker]:
     wanted = config.preprocessing
     makers: list[Maker] = []
     if wanted.audio is not None:
-        makers.append(AudioMaker(wanted.audio))
+        makers.append(AudioMaker(wanted.audio, compute))
     if wanted.midi is not None:
         makers.append(MidiMaker(wanted.midi))
     if wanted.text is not None and (tokenizer := _tokenizer(wanted.text, corpus, writer)):
@@ -119,61 +117,6 @@ def _tokenizer(config: TextPreprocessing, corpus: Corpus, writer: StoreWriter) -
         layout.write_durably(path, trained.encode())
     layout.require_regular(writer.root, path)
     return path.read_text(encoding="utf-8")
-
-
-def _make(
-    clip: Clip, maker: Maker, writer: StoreWriter, report: Report, *, retry_failed: bool
-) -> None:
-    loaded: Loaded | None = None
-    try:
-        loaded = maker.load(clip)
-        if loaded is None:
-            return
-        todo = [spec for spec in maker.specs if _wanted(spec, clip, loaded, writer, report)]
-        known = [writer.failures.get(clip.id, spec.key, loaded.content) for spec in todo]
-        before = next(filter(None, known), None)
-        if before is not None and not retry_failed:
-            report.failed[before.stage, before.reason] += 1
-            report.failed_before += 1
-            return
-        if not todo:
-            return
-        entries = maker.make(clip, loaded)
-        for spec in todo:
-            entry = entries[spec.name]
-            writer.stream(spec).append(clip.id, loaded.content, entry)
-            writer.failures.clear(clip.id, spec.key)
-            report.made[spec.name] += 1
-        if maker.modality == "audio":
-            report.audio_s += max(
-                len(entries[spec.name].values) * float(spec.timing.hop_s) for spec in todo
-            )
-    except ClipError as error:
-        report.failed[maker.modality, error.reason] += 1
-        content = loaded.content if loaded else _NO_CONTENT
-        for spec in maker.specs:
-            if not writer.stream(spec).has(clip.id, content):
-                writer.failures.add(
-                    Failure(clip.id, maker.modality, error.reason, str(error), spec.key, content)
-                )
-
-
-def _note_empty(clip: Clip, writer: StoreWriter, report: Report) -> None:
-    """A clip without text, audio and MIDI can be no mistake of the files, so it is told."""
-    if clip.text is None and clip.audio is None and clip.midi is None:
-        detail = "no text, no audio and no MIDI; fill one or drop the row"
-        writer.failures.add(Failure(clip.id, "manifest", "no_modality", detail, "", _NO_CONTENT))
-        report.failed["manifest", "no_modality"] += 1
-    else:
-        writer.failures.clear(clip.id, "")
-
-
-def _wanted(
-    spec: StreamSpec, clip: Clip, loaded: Loaded, writer: StoreWriter, report: Report
-) -> bool:
-    done = writer.stream(spec).has(clip.id, loaded.content)
-    report.already[spec.name] += done
-    return not done
 
 
 def _note_run(store: Path) -> None:

@@ -256,7 +256,11 @@ def test_inspect_tells_streams_clips_and_failures(sample, whole):
         ),
         (["inspect", "{tmp}/none"], 6, "no feature store at"),
         (["inspect", "{whole}", "--clip", "nobody"], 6, "has a clip 'nobody'"),
-        (["extract", "--encoder", "wav2vec3"], 2, "'wav2vec3'; choose from: logmel"),
+        (
+            ["extract", "--encoder", "wav2vec3", "--corpus", "{sample}", "--store", "{tmp}/s"],
+            2,
+            "no encoder named 'wav2vec3'; did you mean 'wav2vec2'?",
+        ),
         (["run", "{toml}", "--store", "s", "--corpus", "{sample}", "--column", "id"], 2, "mapping"),
     ],
 )

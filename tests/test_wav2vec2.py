@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from mmfuse.features.audio import Audio, read_audio, resample
 from mmfuse.features.corpus import open_corpus
+from mmfuse.features.encoders import encode_clip
 from mmfuse.features.errors import ConfigError, DecodeError, MissingError
 from mmfuse.features.store import open_store
 from mmfuse.features.wav2vec2 import BASES, TYPES, Wav2vec2, Wav2vec2Params
@@ -69,12 +70,12 @@ def model(tmp_path_factory):
 def test_every_type_gives_what_the_bare_model_gives(tmp_path, kind):
     folder = saved(tmp_path / "m", kind)
     audio = noise(12_345)
-    ours = encoder(folder, "all").encode(audio.samples_N)
+    ours = encoder(folder, "all").encode(audio.samples_N[None])
     *states, last = bare(folder, audio.samples_N)
     assert len(ours) == len(states) == 4
-    for mine, theirs in zip(ours, states, strict=True):
+    for (mine,), theirs in zip(ours.values(), states, strict=True):
         assert np.abs(mine - theirs).max() <= 1e-5 * np.abs(theirs).max()
-    stored = encoder(folder)(audio)["wav2vec2"].values
+    stored = encode_clip(encoder(folder), audio)["wav2vec2"].values
     assert stored.dtype == np.float16
     assert np.abs(stored - last).max() <= 1e-3 * np.abs(last).max()
 
@@ -84,7 +85,7 @@ def test_frames_follow_the_formula_of_the_convolutions(model):
     theirs = AutoModel.from_pretrained(model)._get_feat_extract_output_lengths
     for samples in (400, 719, 720, 721, 16_000, 160_000, 163_123):
         assert ours.frames(samples) == int(theirs(torch.tensor(samples)))
-    assert (ours.field, ours.stride) == (400, 320)
+    assert (ours.shortest, ours.stride) == (400, 320)
     timing = ours.specs[0].timing
     assert (timing.first_s, timing.hop_s) == (Fraction(1, 80), Fraction(1, 50))
 
@@ -94,7 +95,11 @@ def test_a_click_shows_in_the_frames_whose_time_is_near(model):
     clicked.samples_N[8_000] += 5  # at 0.5 s
     ours = encoder(model, "0")
     layer = "wav2vec2_layer00"
-    moved = np.abs(ours(quiet)[layer].values - ours(clicked)[layer].values).astype(float).sum(1)
+    moved = (
+        np.abs(encode_clip(ours, quiet)[layer].values - encode_clip(ours, clicked)[layer].values)
+        .astype(float)
+        .sum(1)
+    )
     nearest = np.argmin(np.abs(0.0125 + 0.02 * np.arange(len(moved)) - 0.5))
     assert abs(int(moved.argmax()) - nearest) <= 8  # the positional convolution spreads it
 
@@ -103,12 +108,14 @@ def test_layers_are_streams_of_their_own_and_the_last_has_its_own_name(tmp_path)
     folder = saved(tmp_path / "m", do_stable_layer_norm=True, feat_extract_norm="layer")
     audio = noise(8_000)
     *states, last = bare(folder, audio.samples_N)
-    entries = encoder(folder, "0,3")(audio)
+    entries = encode_clip(encoder(folder, "0,3"), audio)
     assert list(entries) == ["wav2vec2_layer00", "wav2vec2_layer03"]
     np.testing.assert_allclose(entries["wav2vec2_layer03"].values, states[3], atol=2e-2)
-    np.testing.assert_allclose(encoder(folder)(audio)["wav2vec2"].values, last, atol=2e-2)
+    np.testing.assert_allclose(
+        encode_clip(encoder(folder), audio)["wav2vec2"].values, last, atol=2e-2
+    )
     assert np.abs(states[3] - last).max() > 0.1  # the trap: these differ
-    mean = encoder(folder, "mean")(audio)["wav2vec2_mean"].values
+    mean = encode_clip(encoder(folder, "mean"), audio)["wav2vec2_mean"].values
     np.testing.assert_allclose(mean, np.mean(states, axis=0), atol=2e-2)
     assert len({spec.fingerprint for spec in encoder(folder, "all").specs}) == 4
 
@@ -116,13 +123,19 @@ def test_layers_are_streams_of_their_own_and_the_last_has_its_own_name(tmp_path)
 def test_windows_are_frames_of_their_own_with_their_own_times(model):
     audio = noise(RATE_HZ * 5 // 2)
     ours = encoder(model, windows=Windows(Fraction(1), Fraction(1)))
-    entry = ours(audio)["wav2vec2"]
+    entry = encode_clip(ours, audio)["wav2vec2"]
     assert entry.windows == ((Fraction(0), 49), (Fraction(1), 49), (Fraction(2), 24))
-    alone = ours(Audio(audio.samples_N[RATE_HZ : 2 * RATE_HZ], RATE_HZ, 1, RATE_HZ, "WAV"))
+    second = Audio(audio.samples_N[RATE_HZ : 2 * RATE_HZ], RATE_HZ, 1, RATE_HZ, "WAV")
+    alone = encode_clip(ours, second)
     assert entry.values[49:98].tobytes() == alone["wav2vec2"].values.tobytes()
-    padded = encoder(model, windows=Windows(Fraction(1), Fraction(1), "pad"))(audio)["wav2vec2"]
+
+    def tail(kind):
+        windows = Windows(Fraction(1), Fraction(1), kind)
+        return encode_clip(encoder(model, windows=windows), audio)["wav2vec2"]
+
+    padded = tail("pad")
     assert padded.windows == entry.windows
-    dropped = encoder(model, windows=Windows(Fraction(1), Fraction(1), "drop"))(audio)["wav2vec2"]
+    dropped = tail("drop")
     assert dropped.windows == entry.windows[:2]
 
 
@@ -134,7 +147,7 @@ def test_random_weights_are_marked_and_seeded():
     ]
     assert [spec.name for spec in made[0].specs] == ["wav2vec2_random"]
     assert made[0].specs != made[1].specs
-    first, again = made[0](audio), Wav2vec2(made[0].params)(audio)
+    first, again = (encode_clip(e, audio) for e in (made[0], Wav2vec2(made[0].params)))
     assert (first["wav2vec2_random"].values == again["wav2vec2_random"].values).all()
     assert first["wav2vec2_random"].values.shape == (2, 768)
     assert len(BASES) == len(TYPES)
@@ -178,14 +191,14 @@ def test_layers_that_are_not_there_are_refused(model, layers):
 
 def test_clips_that_are_too_short_or_not_finite_are_their_own_failure(model):
     with pytest.raises(DecodeError, match="399 samples at 16000 Hz; one frame takes 400"):
-        encoder(model)(noise(399))
-    assert encoder(model)(noise(400))["wav2vec2"].values.shape == (1, 32)
+        encode_clip(encoder(model), noise(399))
+    assert encode_clip(encoder(model), noise(400))["wav2vec2"].values.shape == (1, 32)
     broken = encoder(model)
     with torch.no_grad():
         for parameter in broken._loaded().parameters():
             parameter.fill_(float("nan"))
     with pytest.raises(DecodeError, match="float16"):
-        broken(noise(1_000))
+        encode_clip(broken, noise(1_000))
 
 
 # -- whole runs ------------------------------------------------------------------------------------

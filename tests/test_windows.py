@@ -1,5 +1,6 @@
 """Windows cover a recording once, exactly, and never invent samples."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -7,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmfuse.features.audio import Audio
+from mmfuse.features.encoders import encode_clip
 from mmfuse.features.errors import ConfigError
+from mmfuse.features.spec import StreamSpec, Timing
 from mmfuse.features.windows import Windows
 
 RATE_HZ = 100
@@ -67,3 +71,42 @@ def test_overlapping_windows_end_where_nothing_new_comes():
 def test_windows_that_can_not_be_are_refused(duration_s, hop_s):
     with pytest.raises(ConfigError, match="windows"):
         list(Windows(Fraction(duration_s), Fraction(hop_s)).cut(np.zeros(500), RATE_HZ, 1))
+
+
+class Ramp:
+    """An encoder whose row i of a window says the sample at which it stands; a sample a row."""
+
+    shortest, rate_hz = 1, RATE_HZ
+
+    def __init__(self, overlap, hop_s=Fraction(1, 2)):
+        self.windows = Windows(Fraction(1), hop_s, "short", overlap)
+        timing = Timing("frames", hop_s=Fraction(1, RATE_HZ))
+        self.specs = (StreamSpec("ramp", "audio", (), "float32", timing=timing),)
+
+    def frames(self, samples):
+        return samples
+
+    def encode(self, samples_BN):
+        return {"ramp": samples_BN + samples_BN[:, :1]}  # a row that depends on its window
+
+
+def ramp(samples, overlap, **options):
+    values = np.arange(samples, dtype=np.float32)
+    return encode_clip(Ramp(overlap, **options), Audio(values, RATE_HZ, 1, samples, "WAV"))["ramp"]
+
+
+def test_frames_of_overlapping_windows_are_kept_or_averaged():
+    kept = ramp(200, "keep")
+    assert kept.windows == ((0, 100), (Fraction(1, 2), 100), (1, 100))
+    averaged = ramp(200, "average")
+    assert averaged.windows == ((0, 200),)
+    n = np.arange(200)
+    first, last = np.maximum((n - 50) // 50, 0) * 50, np.minimum(n // 50, 2) * 50
+    np.testing.assert_allclose(averaged.values, n + (first + last) / 2)
+
+
+def test_an_average_needs_frames_that_stand_at_the_same_time():
+    encoder = Ramp("average", Fraction(3, 4))
+    encoder.specs = (replace(encoder.specs[0], timing=Timing("frames", hop_s=Fraction(1, 2))),)
+    with pytest.raises(ConfigError, match=r"choose hop_s as a multiple of 0\.5 s"):
+        encode_clip(encoder, Audio(np.zeros(200, np.float32), RATE_HZ, 1, 200, "WAV"))

@@ -1,0 +1,277 @@
+"""One task's clips through the makers: read ahead, encode, write, each in threads of its own.
+
+    readers (threads)            main thread                     writer (thread)
+    load, skip, decode  ──────>  encode, in the clips' order ──> append, note failures
+
+Between them lie bounded queues, so memory does not grow with the corpus and the encoder waits for
+nothing that can be had earlier. Entries are written in the order of the clips, whatever was encoded
+together: a store's files do not depend on the batch.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from threading import BoundedSemaphore
+
+import numpy as np
+
+from mmfuse.features.clip import Clip
+from mmfuse.features.encoders import Outputs
+from mmfuse.features.errors import ClipError
+from mmfuse.features.failures import Failure
+from mmfuse.features.spec import Array, Entry, StreamSpec
+from mmfuse.features.writer import StoreWriter
+from mmfuse.pipeline.makers import Loaded, Maker, Prepared
+from mmfuse.pipeline.progress import Progress
+from mmfuse.pipeline.report import Report
+
+_AHEAD = 8  # clips decoded before their turn, at most
+_BEHIND = 8  # clips encoded and not yet written, at most
+_NO_CONTENT = bytes(32)
+
+
+@dataclass(slots=True)
+class Job:
+    """One modality of one clip: what is wanted of it, and how far it is."""
+
+    clip: Clip
+    maker: Maker
+    loaded: Loaded | None = None
+    todo: Sequence[StreamSpec] = ()
+    prepared: Prepared | None = None
+    error: ClipError | None = None
+    outputs: list[Outputs] = field(default_factory=list)
+
+
+class Ledger:
+    """What is known of entries and failures, and where new ones go. One thread writes."""
+
+    def __init__(self, writer: StoreWriter, report: Report, *, retry_failed: bool) -> None:
+        self._writer, self._report, self._retry = writer, report, retry_failed
+
+    def wanted(self, job: Job) -> Sequence[StreamSpec]:
+        """Streams that lack this very content of the clip, unless it failed before."""
+        assert job.loaded is not None
+        content = job.loaded.content
+        has = {s.key: self._writer.stream(s).has(job.clip.id, content) for s in job.maker.specs}
+        todo = [spec for spec in job.maker.specs if not has[spec.key]]
+        with self._report.lock:
+            self._report.already.update(s.name for s in job.maker.specs if has[s.key])
+            if self._retry:
+                return todo
+            known = (self._writer.failures.get(job.clip.id, spec.key, content) for spec in todo)
+            before = next(filter(None, known), None)
+            if before is not None:
+                self._report.failed[before.stage, before.reason] += 1
+                self._report.failed_before += 1
+                return ()
+        return todo
+
+    def append(self, job: Job, entries: dict[str, Entry]) -> None:
+        """Write what was wanted of a clip."""
+        assert job.loaded is not None
+        for spec in job.todo:
+            self._writer.stream(spec).append(job.clip.id, job.loaded.content, entries[spec.name])
+            self._writer.failures.clear(job.clip.id, spec.key)
+            with self._report.lock:
+                self._report.made[spec.name] += 1
+
+    def fail(self, job: Job, error: ClipError) -> None:
+        """Note why a clip could not be used; what it has already stays."""
+        content = job.loaded.content if job.loaded else _NO_CONTENT
+        with self._report.lock:
+            self._report.failed[job.maker.modality, error.reason] += 1
+        for spec in job.maker.specs:
+            if not self._writer.stream(spec).has(job.clip.id, content):
+                self._writer.failures.add(
+                    Failure(
+                        job.clip.id, job.maker.modality, error.reason, str(error), spec.key, content
+                    )
+                )
+
+    def note_empty(self, clip: Clip) -> None:
+        """A clip without text, audio and MIDI can be no mistake of the files, so it is told."""
+        if clip.text is None and clip.audio is None and clip.midi is None:
+            detail = "no text, no audio and no MIDI; fill one or drop the row"
+            failure = Failure(clip.id, "manifest", "no_modality", detail, "", _NO_CONTENT)
+            self._writer.failures.add(failure)
+            with self._report.lock:
+                self._report.failed["manifest", "no_modality"] += 1
+        else:
+            self._writer.failures.clear(clip.id, "")
+
+
+def run_task(
+    clips: Iterable[Clip],
+    makers: Sequence[Maker],
+    ledger: Ledger,
+    report: Report,
+    progress: Progress,
+    *,
+    batch: int = 1,
+) -> None:
+    """Bring a store up to date with some clips.
+
+    Args:
+        batch: items of one shape that go through an encoder together, at most.
+    """
+    encode = _Encoding(batch, report)
+    with ExitStack() as stack:
+        write = stack.enter_context(_Writer(ledger, report, progress))
+        readers = stack.enter_context(_threads(min(os.cpu_count() or 1, 4)))
+        waiting = _read_ahead(clips, makers, ledger, report, readers)
+        ahead: deque[list[Job]] = deque()
+        while True:
+            ahead.extend(islice(waiting, max(batch - len(ahead), 1)))
+            if not ahead:
+                break
+            others = [job for jobs in ahead for job in jobs]
+            for job in ahead[0]:
+                encode(job, others)
+            write(ahead.popleft())
+
+
+def _read_ahead(
+    clips: Iterable[Clip],
+    makers: Sequence[Maker],
+    ledger: Ledger,
+    report: Report,
+    readers: ThreadPoolExecutor,
+) -> Iterator[list[Job]]:
+    """The jobs of each clip, in order, loaded and decoded by threads a few clips ahead."""
+    source = iter(clips)
+    futures: deque[Future[list[Job]]] = deque()
+    while True:
+        for clip in islice(source, _AHEAD - len(futures)):
+            futures.append(readers.submit(_prepare, clip, makers, ledger, report))
+        if not futures:
+            return
+        with report.stage("wait"):
+            jobs = futures[0].result()
+        futures.popleft()
+        yield jobs
+
+
+def _prepare(clip: Clip, makers: Sequence[Maker], ledger: Ledger, report: Report) -> list[Job]:
+    jobs = [Job(clip, maker) for maker in makers]
+    for job in jobs:
+        try:
+            with report.stage("read"):
+                job.loaded = job.maker.load(clip)
+                if job.loaded is not None:
+                    job.todo = ledger.wanted(job)
+            if job.loaded is not None and job.todo:
+                with report.stage("decode"):
+                    job.prepared = job.maker.prepare(clip, job.loaded)
+        except ClipError as error:
+            job.error = error
+    return jobs
+
+
+class _Encoding:
+    """Jobs through their encoders, as many items of one shape at once as memory holds."""
+
+    def __init__(self, batch: int, report: Report) -> None:
+        self._batch, self._report = batch, report
+
+    def __call__(self, job: Job, others: Sequence[Job]) -> None:
+        """Encode what is left of a job, with items of its shapes that come later beside it."""
+        while job.error is None and job.prepared and len(job.outputs) < len(job.prepared.items):
+            together = self._alike(job, others)
+            items = np.stack([item for _, item in together])
+            try:
+                with self._report.stage("encode"):
+                    found = job.maker.encode(items)
+            except RuntimeError as error:
+                if "out of memory" not in str(error):
+                    raise
+                if len(together) == 1:
+                    job.error = ClipError(
+                        "out_of_memory",
+                        f"one window of shape {items.shape[1:]} is more than the device holds; "
+                        "set a shorter preprocessing.audio.duration_s, or --device cpu",
+                    )
+                self._batch = max(len(together) // 2, 1)
+                continue
+            for row, (owner, _) in enumerate(together):
+                owner.outputs.append({name: values[row] for name, values in found.items()})
+
+    def _alike(self, job: Job, others: Sequence[Job]) -> list[tuple[Job, Array]]:
+        """The next items of the job's next shape: its own first, then those of later clips."""
+        assert job.prepared is not None
+        shape = job.prepared.items[len(job.outputs)].shape
+        found: list[tuple[Job, Array]] = []
+        for other in others:
+            if other.maker is not job.maker or other.prepared is None or other.error:
+                continue
+            for item in other.prepared.items[len(other.outputs) :]:
+                if item.shape != shape or len(found) == self._batch:
+                    break
+                found.append((other, item))
+        return found
+
+
+class _Writer:
+    """Finished clips to the ledger, one after the other, in a thread; a few may wait."""
+
+    def __init__(self, ledger: Ledger, report: Report, progress: Progress) -> None:
+        self._ledger, self._report, self._progress = ledger, report, progress
+        self._pool = ThreadPoolExecutor(1, "writer")
+        self._room = BoundedSemaphore(_BEHIND)
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown(wait=True)
+        if kind is None and self._last is not None:
+            self._last.result()
+
+    def __call__(self, jobs: list[Job]) -> None:
+        """Hand over a clip's jobs; waits while too many wait.
+
+        Raises:
+            OSError: an earlier clip could not be written; nothing after it is.
+        """
+        self._room.acquire()
+        before, self._last = self._last, self._pool.submit(self._write, jobs, self._last)
+        if before is not None and before.done():
+            before.result()
+
+    def _write(self, jobs: list[Job], before: Future[None] | None) -> None:
+        try:
+            if before is not None:
+                before.result()
+            with self._report.stage("write"):
+                self._ledger.note_empty(jobs[0].clip)
+                for job in jobs:
+                    self._finish(job)
+            self._progress.advance(self._report)
+        finally:
+            self._room.release()
+
+    def _finish(self, job: Job) -> None:
+        try:
+            if job.error is not None:
+                raise job.error
+            if job.prepared is not None:
+                self._ledger.append(job, job.maker.join(job.prepared, job.outputs))
+                with self._report.lock:
+                    self._report.audio_s += job.prepared.audio_s
+        except ClipError as error:
+            self._ledger.fail(job, error)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that, when a run is stopped, finish what is in hand and begin nothing."""
+    pool = ThreadPoolExecutor(count, "reader")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
