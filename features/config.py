@@ -57,6 +57,7 @@ class AudioPreprocessing(Strict):
     tail: Literal["short", "drop", "pad"] = "short"  # what becomes of the last window
     overlap: Literal["keep", "average"] = "keep"  # of frames that stand in several windows
     threads: int = Field(2, ge=1)  # of the model; their number shows in the last bits
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # in which a model computes
     options: dict[str, Any] = Field(default_factory=dict)  # of encoders that other packages bring
 
 

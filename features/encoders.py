@@ -160,6 +160,7 @@ def _cast(spec: StreamSpec, values: Array) -> tuple[Array, str]:
 
 
 def _logmel(config: AudioPreprocessing, compute: Compute) -> WindowEncoder:
+    """Log-mel frames; needs no model."""
     from mmfuse.features.logmel import LogMel, LogMelParams
 
     names = ("rate_hz", "n_fft", "hop", "n_mels", "f_min_hz", "f_max_hz")
@@ -167,17 +168,19 @@ def _logmel(config: AudioPreprocessing, compute: Compute) -> WindowEncoder:
 
 
 def _waveform(config: AudioPreprocessing, compute: Compute) -> WindowEncoder:
+    """Samples as they are, for training through; needs no model."""
     from mmfuse.features.waveform import Waveform, WaveformParams
 
     return Waveform(WaveformParams(config.rate_hz))
 
 
 def _wav2vec2(config: AudioPreprocessing, compute: Compute) -> WindowEncoder:
+    """Frames of wav2vec2, HuBERT, WavLM and their family; needs --model."""
     from mmfuse.features.wav2vec2 import Wav2vec2, Wav2vec2Params
 
-    params = Wav2vec2Params(
-        config.model, windows_of(config, 30), config.layers, config.random_weights, config.threads
-    )
+    names = ("model", "layers", "random_weights", "threads", "precision")
+    chosen = config.model_dump(include=set(names))
+    params = Wav2vec2Params(windows=windows_of(config, 30), **chosen)
     return Wav2vec2(params, compute)
 
 
@@ -191,10 +194,19 @@ def windows_of(config: AudioPreprocessing, duration_s: float) -> Windows:
     return Windows(long_s, hop_s, config.tail, config.overlap)
 
 
-def encoder_names() -> dict[str, str]:
-    """Every encoder that can be asked for, and the package that brings it."""
-    found = {point.name: point.dist.name if point.dist else "?" for point in _points()}
-    return {**dict.fromkeys(ENCODERS, "mmfuse"), **found}
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An encoder that can be asked for: its name, whose it is, and what it says of itself."""
+
+    name: str
+    package: str
+    about: str
+
+
+def offers() -> list[Offer]:
+    """Every encoder by name, ours first; those of other packages are not loaded."""
+    ours = [Offer(name, "mmfuse", (f.__doc__ or "").strip()) for name, f in ENCODERS.items()]
+    return ours + [Offer(p.name, p.dist.name if p.dist else "?", p.value) for p in _points()]
 
 
 def build_encoder(config: AudioPreprocessing, compute: Compute = CPU) -> WindowEncoder:
@@ -208,7 +220,7 @@ def build_encoder(config: AudioPreprocessing, compute: Compute = CPU) -> WindowE
     if factory is None:
         points = {point.name: point for point in _points()}
         if config.encoder not in points:
-            names = list(encoder_names())
+            names = [*ENCODERS, *points]
             near = difflib.get_close_matches(config.encoder, names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(names)}"
             raise ConfigError(f"no encoder named {config.encoder!r}; {hint}")

@@ -129,7 +129,7 @@ class LogMel:
             power=2.0,
             center=False,
             wkwargs={"dtype": torch.float64},
-        )
+        ).eval()
         return spectrogram
 
     def decibels(self, samples_N: Samples) -> NDArray[np.float32]:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfuse.features.audio import DECODER, MIXDOWN, RESAMPLER, Samples
+from mmfuse.features.devices import exact_sums, precision
 from mmfuse.features.encoders import CPU, Compute
 from mmfuse.features.errors import ConfigError
 from mmfuse.features.models import ModelFiles, find_model
@@ -42,7 +43,8 @@ class Wav2vec2Params:
     `model` is a folder, a hub id with `@revision`, or, with `random_weights`, one of `BASES`.
     `layers` is `last`, `all`, `mean`, or numbers such as `0,6,12`; 0 is what enters the first
     layer. `random_weights` seeds an architecture without its weights. `threads` split sums, so the
-    number shows in the last bits: it is fixed here, not by the machine.
+    number shows in the last bits: it is fixed here, not by the machine. `precision` is that of the
+    sums, not of what is stored.
     """
 
     model: str
@@ -50,6 +52,7 @@ class Wav2vec2Params:
     layers: str = "last"
     random_weights: int | None = None
     threads: int = 2
+    precision: str = "float32"
 
 
 class Wav2vec2:
@@ -98,13 +101,14 @@ class Wav2vec2:
         torch.set_num_threads(self.params.threads)
         if self._normalise:
             samples_BN = np.stack([_normalised(samples_N) for samples_N in samples_BN])
-        step = 1 if self._compute.device == "cpu" else len(samples_BN)
+        device = self._compute.device
+        step = 1 if device == "cpu" else len(samples_BN)
         parts: dict[str, list[NDArray[np.float32]]] = {spec.name: [] for spec in self.specs}
         wanted = any(layer != "last" for layer in self.layers)
         for first in range(0, len(samples_BN), step):
             batch_BN = torch.from_numpy(samples_BN[first : first + step])
-            with torch.inference_mode():
-                found = model(batch_BN.to(self._compute.device), output_hidden_states=wanted)
+            with torch.inference_mode(), precision(device, self.params.precision):
+                found = model(batch_BN.to(device), output_hidden_states=wanted)
             for spec, layer in zip(self.specs, self.layers, strict=True):
                 parts[spec.name].append(_picked(found, layer))
         return {name: np.concatenate(part) for name, part in parts.items()}
@@ -131,6 +135,7 @@ class Wav2vec2:
                     trust_remote_code=False,
                     dtype=torch.float32,
                 )
+            exact_sums()
             self._model.eval().to(self._compute.device)
         return self._model
 
@@ -157,6 +162,7 @@ class Wav2vec2:
                 "normalised": "per window" if self._normalise else "no",
                 "rate_hz": self.rate_hz,
                 "threads": self.params.threads,
+                "precision": self.params.precision,
                 "decoder": DECODER,
                 "resampler": RESAMPLER,
                 "mono": MIXDOWN,

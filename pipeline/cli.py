@@ -33,6 +33,12 @@ ColumnOption = Annotated[
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N clips.")]
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Try failed clips again.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps: where models run.")
+]
+BatchOption = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Windows that go to a card together, at most.")
+]
 AlignmentOption = Annotated[
     Path | None, typer.Option("--alignment", help="Table of mmfeat align --refine: estimates.")
 ]
@@ -52,6 +58,8 @@ def run(
     overrides: SetOption = None,
     column: ColumnOption = None,
     alignment: AlignmentOption = None,
+    device: DeviceOption = "auto",
+    batch: BatchOption = None,
     limit: LimitOption = None,
     retry_failed: RetryOption = False,
     as_json: JsonOption = False,
@@ -64,9 +72,11 @@ def run(
     """
     with user_errors("mmfeat", verbose):
         from mmfuse.features.config import load_feature_config
+        from mmfuse.features.devices import choose
 
         settings = load_feature_config(config, overrides or ())
-        _make(settings, corpus, store, column, alignment, limit, retry_failed, as_json, quiet)
+        how = {"limit": limit, "retry_failed": retry_failed, "compute": choose(device, batch)}
+        _make(settings, corpus, store, column, alignment, as_json, quiet, **how)
 
 
 @app.command()
@@ -89,13 +99,14 @@ def tokenize(
     """
     with user_errors("mmfeat", verbose):
         settings = _settings(config, overrides, {"midi": {}, "text": {}})
-        _make(settings, corpus, store, column, alignment, limit, retry_failed, as_json, quiet)
+        how = {"limit": limit, "retry_failed": retry_failed}
+        _make(settings, corpus, store, column, alignment, as_json, quiet, **how)
 
 
 @app.command()
 def extract(
     encoder: Annotated[
-        str, typer.Option("--encoder", help="One of: logmel, waveform, wav2vec2.")
+        str, typer.Option("--encoder", help="By name; `mmfeat encoders` lists them.")
     ] = "logmel",
     model: Annotated[
         str | None, typer.Option("--model", help="Model of the encoder: FOLDER or ID@REVISION.")
@@ -111,6 +122,8 @@ def extract(
     config: ConfigOption = None,
     overrides: SetOption = None,
     column: ColumnOption = None,
+    device: DeviceOption = "auto",
+    batch: BatchOption = None,
     limit: LimitOption = None,
     retry_failed: RetryOption = False,
     as_json: JsonOption = False,
@@ -122,10 +135,47 @@ def extract(
     Example: mmfeat extract --encoder logmel --corpus demo/corpus --store demo/store.zarr
     """
     with user_errors("mmfeat", verbose):
+        from mmfuse.features.devices import choose
+
         typed = {"model": model, "layers": layers, "random_weights": random_weights}
         audio = {name: value for name, value in typed.items() if value is not None}
         settings = _settings(config, overrides, {"audio": {"encoder": encoder, **audio}})
-        _make(settings, corpus, store, column, None, limit, retry_failed, as_json, quiet)
+        how = {"limit": limit, "retry_failed": retry_failed, "compute": choose(device, batch)}
+        _make(settings, corpus, store, column, None, as_json, quiet, **how)
+
+
+@app.command()
+def encoders(
+    check: Annotated[
+        str | None, typer.Option("--check", help="Name: does this encoder keep its promise?")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="FOLDER or ID@REVISION.")] = None,
+    random_weights: Annotated[
+        int | None, typer.Option("--random-weights", help="Seed; the architecture without weights.")
+    ] = None,
+    overrides: SetOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """List the audio encoders, or check that one gives the same clip the same numbers.
+
+    Example: mmfeat encoders --check logmel
+    """
+    with user_errors("mmfeat", verbose):
+        from mmfuse.features.devices import choose
+        from mmfuse.pipeline.inspect import checked_encoder, encoder_list
+
+        if check is None:
+            document, lines = encoder_list()
+            show(document, lines, as_json=as_json)
+            return
+        typed = {"encoder": check, "model": model, "random_weights": random_weights}
+        audio = {name: value for name, value in typed.items() if value is not None}
+        settings = _settings(None, overrides, {"audio": audio})
+        document, lines = checked_encoder(settings, choose(device))
+        show(document, lines, as_json=as_json)
+        _exit(0 if document["ok"] else 4)
 
 
 @app.command()
@@ -266,11 +316,11 @@ def _make(
     store: Path | None,
     column: list[str] | None,
     alignment: Path | None,
-    limit: int | None,
-    retry_failed: bool,
     as_json: bool,
     quiet: bool,
+    **how: Any,
 ) -> None:
+    """Make features; `how` goes to `make_features` as it is."""
     from mmfuse.features.errors import ConfigError
     from mmfuse.pipeline.progress import Progress
     from mmfuse.pipeline.run import make_features
@@ -280,9 +330,7 @@ def _make(
         raise ConfigError("no store; name one with --store DIR, or set data.store in the file")
     opened = _corpus(corpus, settings, column, alignment)
     with Progress(quiet=quiet or as_json) as progress:
-        report = make_features(
-            opened, target, settings, progress, limit=limit, retry_failed=retry_failed
-        )
+        report = make_features(opened, target, settings, progress, **how)
     if not quiet or as_json:
         show(report.to_json(), report.lines(), as_json=as_json)
     _exit(report.exit_code)
