@@ -5,16 +5,19 @@ in the shard, crc32c and blake3 of the bytes, the table of windows, the origin o
 timeline, and a note where something had to be assumed. Exact times are written as "n/d".
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from blake3 import blake3
 
 from mmfuse.features.errors import StoreError
 
+_BLOCK = 65536
 SCHEMA = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -110,18 +113,46 @@ def read_sidecar(path: Path, expected_entries: int) -> pa.Table:
     return table
 
 
-def root_of(fingerprint: str, entries: Sequence[tuple[str, int, bytes, bytes]]) -> str:
-    """blake3 root of a stream from (clip id, view, content hash, blake3 of the bytes) of entries.
+def root_of(fingerprint: str, sidecars: Sequence[pa.Table]) -> str:
+    """blake3 root of a stream from the sidecars of its shards, in the manifest's order.
 
     Entries are sorted by (clip id, view), so the root does not depend on shards, order or workers.
+    Where a clip and view come twice, the last one counts.
     """
     hasher = blake3(fingerprint.encode())
-    for clip_id, view, content, digest in sorted(
-        (clip_id.encode(), view, content, digest) for clip_id, view, content, digest in entries
-    ):
-        hasher.update(len(clip_id).to_bytes(4, "little") + clip_id)
-        hasher.update(view.to_bytes(4, "little") + content + digest)
+    before: tuple[bytes, int] | None = None
+    entry = b""
+    for clip_id, view, content, digest in _sorted_entries(sidecars):
+        key = (clip_id.encode(), view)
+        if key != before:
+            hasher.update(entry)
+        before = key
+        entry = len(key[0]).to_bytes(4, "little") + key[0]
+        entry += view.to_bytes(4, "little") + content + digest
+    hasher.update(entry)
     return hasher.hexdigest()
+
+
+def _sorted_entries(sidecars: Sequence[pa.Table]) -> Iterator[tuple[str, int, bytes, bytes]]:
+    """Clip id, view, content hash and digest of all entries, a block at a time in memory."""
+    names = ["clip_id", "view", "content", "digest"]
+    tables = [table.select(names) for table in sidecars if len(table)]
+    if not tables:
+        return
+    keys = pa.concat_tables([table.select(names[:2]) for table in tables])
+    by = [("clip_id", "ascending"), ("view", "ascending")]
+    order = pc.sort_indices(keys, by).to_numpy().astype(np.int64)
+    ends = np.cumsum([len(table) for table in tables])
+    for block in np.split(order, range(_BLOCK, len(order), _BLOCK)):
+        rows = np.sort(block)
+        bounds = np.searchsorted(rows, ends)
+        parts = [
+            table.take(pa.array(rows[first:last] - (end - len(table))))
+            for table, first, last, end in zip(tables, [0, *bounds[:-1]], bounds, ends, strict=True)
+            if last > first
+        ]
+        columns = pa.concat_tables(parts).take(pa.array(np.searchsorted(rows, block)))
+        yield from zip(*(columns[name].to_pylist() for name in names), strict=True)
 
 
 def store_root_of(stream_roots: Sequence[str]) -> str:

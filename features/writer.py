@@ -1,34 +1,37 @@
-"""Adding entries to a store, so that nothing is lost whatever kills the process.
+"""Making what tasks staged part of a store, so that nothing is lost whatever kills the process.
 
-An entry's bytes are appended to a part file, then one line goes to a journal. A full or finished
-part is sealed (Zarr's index behind the data, fsync, rename to its place), its sidecar is written,
-and `_mm/manifest.json` is replaced: that rename is the only commit point. A restart keeps every
-journal line whose bytes are there and have the right crc32c, cuts the rest, and goes on.
+Entries are written into parts by any number of processes (`staging.py`). The one that holds the
+lock gives finished parts their shard numbers, in the order in which it is handed them: the journal
+is renamed to a claim on the number, the part to its place as a shard, the sidecar is written, and
+`_mm/manifest.json` is replaced: that rename is the only commit point. Then the claim goes. Who next
+opens the store takes back claims on shards that no manifest names; their parts are committed anew.
 """
 
 import fcntl
 import json
-import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from blake3 import blake3
 from crc32c import crc32c
 
 from mmfuse.features import layout
-from mmfuse.features.errors import ClipError, LockedError, StoreError
+from mmfuse.features.errors import LockedError, StoreError
 from mmfuse.features.failures import Failures
-from mmfuse.features.index import Record, read_sidecar, root_of, sidecar_bytes, store_root_of
+from mmfuse.features.index import read_sidecar, root_of, sidecar_bytes, store_root_of
+from mmfuse.features.known import Known
 from mmfuse.features.spec import Entry, StreamSpec
+from mmfuse.features.staging import Sealed, StagedStream, read_journal, tasks_in
 
-_SYNC_BYTES = 64 * 2**20
 _EMPTY = json.dumps({"format": layout.FORMAT_VERSION, "version": 0, "streams": {}, "root": None})
+_OWN = "own"  # task of entries that are appended through `StoreWriter.stream`
+_COMMIT_S, _COMMIT_SHARE = 1.0, 0.05  # wait so long between commits; spend no more of the time
 
 
 class StoreWriter:
-    """The one process that writes a store; holds its lock until `close`.
+    """The one process that commits to a store; holds its lock until `close`.
 
     Use as a context manager. `root` is made when it is not there.
 
@@ -59,10 +62,16 @@ class StoreWriter:
                 read_manifest(root) if self._manifest_path.exists() else json.loads(_EMPTY)
             )
             self.failures = Failures(root)
+            self._undo_claims()
         except BaseException:
             self._lock.close()
             raise
+        self._specs: dict[str, StreamSpec] = {}
         self._streams: dict[str, StreamWriter] = {}
+        self._known: dict[str, Known] = {}
+        self._next_shard: dict[str, int] = {}
+        self._pending: list[tuple[StreamSpec, Sealed]] = []
+        self._next_commit = 0.0
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -70,32 +79,91 @@ class StoreWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close(finish=kind is None)
 
+    def open(self, spec: StreamSpec, plan: str = _OWN) -> None:
+        """Get a stream ready for tasks whose names begin with `plan`.
+
+        What tasks of other plans have left behind (the corpus has changed since) is committed.
+
+        Raises:
+            StoreError: another stream of this store has the same short name.
+        """
+        known = self.manifest["streams"].get(spec.key)
+        if known is not None and known["fingerprint"] != spec.fingerprint:
+            raise StoreError(f"two specs of {spec.name} share the short name {spec.key}")
+        self._specs[spec.key] = spec
+        folder = self.root / layout.META / spec.key
+        folder.mkdir(parents=True, exist_ok=True)
+        for task in tasks_in(folder):
+            if not task.startswith(plan):
+                self._adopt(spec, task)
+        self.flush()
+
+    def stage(self, spec: StreamSpec, task: str) -> StagedStream:
+        """A task's part of a stream, for use in this process."""
+        return StagedStream(self.root, spec, task, self.shard_rows(spec))
+
+    def shard_rows(self, spec: StreamSpec) -> int:
+        """Rows of a full shard of a stream."""
+        document = self.manifest["streams"].get(spec.key)
+        return int(document["shard_rows"]) if document else layout.shard_rows_of(spec)
+
+    def known(self, spec: StreamSpec, clip_ids: Iterable[str]) -> dict[tuple[str, int], bytes]:
+        """Content of the clips (and views) of these that the stream holds."""
+        if spec.key not in self._known:
+            document = self.manifest["streams"].get(spec.key)
+            shards = document["shards"] if document else ()
+            self._known[spec.key] = Known(self.root, spec.key, shards)
+        return self._known[spec.key].of(list(clip_ids))
+
+    def take(self, spec: StreamSpec, parts: Sequence[Sealed]) -> None:
+        """Accept the finished parts of a task; they become shards in the order of the calls.
+
+        They are committed now and then, so that this costs little of a long run's time.
+        """
+        self._pending += [(spec, part) for part in parts]
+        if self._pending and time.monotonic() >= self._next_commit:
+            self.flush()
+
+    def flush(self) -> None:
+        """Commit what was taken. The rename of the manifest in here is the commit point."""
+        self.failures.save()
+        if not self._pending:
+            return
+        began = time.monotonic()
+        claimed = [(spec, part, self._claim(spec, part)) for spec, part in self._pending]
+        for spec in {spec.key: spec for spec, _, _ in claimed}.values():
+            layout.sync(self.root / layout.META / spec.key)
+        for spec, part, (k, claim) in claimed:
+            self._publish(spec, part, k, claim)
+        for spec in {spec.key: spec for spec, _, _ in claimed}.values():
+            layout.sync(self.root / spec.key / "values" / "c")
+            self._write_array_document(spec)
+        self.manifest["root"] = None
+        self._replace_manifest()
+        for _, _, (_, claim) in claimed:
+            claim.unlink()
+        self._pending = []
+        took = time.monotonic() - began
+        self._next_commit = time.monotonic() + max(_COMMIT_S, took / _COMMIT_SHARE)
+
     def stream(self, spec: StreamSpec) -> "StreamWriter":
-        """The writer of one stream; work that an earlier process left behind is taken up."""
+        """A writer of one stream that commits by itself, for programs that make no tasks."""
         if spec.key not in self._streams:
-            known = self.manifest["streams"].get(spec.key)
-            if known is not None and known["fingerprint"] != spec.fingerprint:
-                raise StoreError(f"two specs of {spec.name} share the short name {spec.key}")
+            self.open(spec)
             self._streams[spec.key] = StreamWriter(self, spec)
         return self._streams[spec.key]
 
-    def commit(self, key: str, stream: dict[str, Any]) -> None:
-        """Make a stream's new shard visible. The rename in here is the commit point."""
-        self.manifest["streams"][key] = {**stream, "root": None}
-        self.manifest["root"] = None
-        self._replace_manifest()
-
     def close(self, *, finish: bool = True) -> None:
-        """Release the store; with `finish`, seal what is open and write roots and derived files."""
+        """Release the store; with `finish`, commit what is open, write roots and derived files."""
         if self._lock.closed:
             return
         try:
             if finish:
                 for stream in self._streams.values():
                     stream.seal()
-            self.failures.save()
-            if finish:
+                self.flush()
                 self._finish()
+            self.failures.save()
         finally:
             for stream in self._streams.values():
                 stream.release()
@@ -103,16 +171,121 @@ class StoreWriter:
 
     def _finish(self) -> None:
         dirty = False
-        for key, stream in self._streams.items():
+        for key, spec in self._specs.items():
             document = self.manifest["streams"].get(key)
             if document is not None and document["root"] is None:
-                stream.write_derived(document)
-                document["root"] = stream.root()
+                sidecars = [
+                    read_sidecar(layout.sidecar_path(self.root, key, shard["k"]), shard["entries"])
+                    for shard in document["shards"]
+                ]
+                self._write_derived(key, document, sidecars)
+                document["root"] = root_of(spec.fingerprint, sidecars)
                 dirty = True
         roots = [stream["root"] for stream in self.manifest["streams"].values()]
         if (dirty or self.manifest["root"] is None) and None not in roots:
             self.manifest["root"] = store_root_of(roots)
             self._replace_manifest()
+
+    def _adopt(self, spec: StreamSpec, task: str) -> None:
+        """Commit what a task of another plan staged, but for what is in the store as it is."""
+        staged = self.stage(spec, task)
+        contents = staged.contents()
+        stored = self.known(spec, (clip_id for clip_id, _ in contents))
+        if contents.items() <= stored.items():
+            staged.discard()
+        else:
+            self._pending += [(spec, part) for part in staged.finish()]
+
+    def _claim(self, spec: StreamSpec, part: Sealed) -> tuple[int, Path]:
+        """The next shard number, with the journal renamed to a claim on it."""
+        document = self._document(spec)
+        if spec.key not in self._next_shard:
+            self._next_shard[spec.key] = max((s["k"] for s in document["shards"]), default=-1) + 1
+        k = self._next_shard[spec.key]
+        self._next_shard[spec.key] += 1
+        claim = part.journal.with_suffix(f".claim-{k}")
+        part.journal.replace(claim)
+        return k, claim
+
+    def _publish(self, spec: StreamSpec, part: Sealed, k: int, claim: Path) -> None:
+        """Put a part in its place, and its sidecar beside it; no manifest names them yet."""
+        document = self._document(spec)
+        final = layout.shard_path(self.root, spec.key, k, spec.item)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        part.path.chmod(0o444)
+        part.path.replace(final)
+        layout.sync(final.parent)
+        records = read_journal(claim)
+        assert len(records) == part.entries
+        sidecar = sidecar_bytes(records)
+        layout.write_durably(layout.sidecar_path(self.root, spec.key, k), sidecar)
+        document["shards"].append(
+            {
+                "k": k,
+                "entries": part.entries,
+                "rows": part.rows,
+                "bytes": layout.shard_file_bytes(part.rows, document["shard_rows"], spec.row_bytes),
+                "crc32c": part.crc32c,
+                "sidecar_bytes": len(sidecar),
+                "sidecar_crc32c": int(crc32c(sidecar)),
+            }
+        )
+        document["root"] = None
+
+    def _document(self, spec: StreamSpec) -> dict[str, Any]:
+        """The manifest's part about a stream, begun where it has none."""
+        new = {
+            "spec": spec.to_json(),
+            "fingerprint": spec.fingerprint,
+            "shard_rows": layout.shard_rows_of(spec),
+            "inner_rows": layout.INNER_ROWS,
+            "shards": [],
+        }
+        document: dict[str, Any] = self.manifest["streams"].setdefault(spec.key, new)
+        return document
+
+    def _undo_claims(self) -> None:
+        """Finish or take back what a commit that was cut short has left.
+
+        The shard of a claim that no manifest names becomes a part again, then the claim a journal.
+        """
+        for claim in sorted((self.root / layout.META).glob("*/task-*.claim-*")):
+            key, k = claim.parent.name, int(claim.suffix.rpartition("-")[2])
+            document = self.manifest["streams"].get(key, {"shards": []})
+            if any(shard["k"] == k for shard in document["shards"]):
+                claim.unlink()
+                continue
+            shard = self.root / key / "values" / "c" / str(k)
+            while shard.is_dir():
+                shard = shard / "0"
+            part = claim.with_suffix(".part")
+            if shard.exists() and not part.exists():
+                shard.replace(part)
+                layout.sync(claim.parent)
+            claim.replace(claim.with_suffix(".journal"))
+
+    def _write_array_document(self, spec: StreamSpec) -> None:
+        folder, document = self.root / spec.key, self.manifest["streams"][spec.key]
+        rows = (max(shard["k"] for shard in document["shards"]) + 1) * document["shard_rows"]
+        array = layout.array_document(
+            rows, spec.item, spec.dtype, document["shard_rows"], sharded=True
+        )
+        group = {**layout.group_document(), "attributes": {"mmfuse": spec.to_json()}}
+        layout.write_durably(folder / "zarr.json", layout.to_json(group))
+        layout.write_durably(folder / "values" / "zarr.json", layout.to_json(array))
+
+    def _write_derived(self, key: str, document: dict[str, Any], sidecars: Sequence[Any]) -> None:
+        """Write `starts` and `lengths` (global rows, in shard order) for other Zarr readers."""
+        starts, lengths = [], []
+        for shard, table in zip(document["shards"], sidecars, strict=True):
+            starts.append(table["start"].to_numpy() + shard["k"] * document["shard_rows"])
+            lengths.append(table["rows"].to_numpy())
+        for name, parts in (("starts", starts), ("lengths", lengths)):
+            array = np.concatenate(parts).astype("<i8")
+            folder = self.root / key / name
+            layout.write_durably(folder / "c" / "0", array.tobytes())
+            array_json = layout.array_document(len(array), (), "int64", len(array), sharded=False)
+            layout.write_durably(folder / "zarr.json", layout.to_json(array_json))
 
     def _replace_manifest(self) -> None:
         group = self.root / "zarr.json"
@@ -123,33 +296,20 @@ class StoreWriter:
 
 
 class StreamWriter:
-    """Appends entries to one stream, one shard after the other."""
+    """Appends entries to one stream and commits them, one shard after the other."""
 
     def __init__(self, store: StoreWriter, spec: StreamSpec) -> None:
-        self.store, self.spec = store, spec
-        self._folder = store.root / layout.META / spec.key
-        self._folder.mkdir(parents=True, exist_ok=True)
-        document = store.manifest["streams"].get(spec.key)
-        self._shards: list[dict[str, Any]] = list(document["shards"]) if document else []
-        self._shard_rows = document["shard_rows"] if document else layout.shard_rows_of(spec)
-        self._contents: dict[tuple[str, int], bytes] = {}
-        for shard in self._shards:
-            table = read_sidecar(
-                layout.sidecar_path(store.root, spec.key, shard["k"]), shard["entries"]
-            )
-            columns = (table[name].to_pylist() for name in ("clip_id", "view", "content"))
-            self._contents |= {(i, v): c for i, v, c in zip(*columns, strict=True)}
-        self._records: list[Record] = []
-        self._rows = 0
-        self._unsynced = 0
-        self._shard = max((shard["k"] for shard in self._shards), default=-1) + 1
-        self._part: IO[bytes] | None = None
-        self._journal: IO[bytes] | None = None
-        self._recover()
+        self._store, self.spec = store, spec
+        self._staged = store.stage(spec, _OWN)
+        self._sealed: dict[tuple[str, int], bytes] = {}
 
     def has(self, clip_id: str, content: bytes, view: int = 0) -> bool:
         """Whether this very content of the clip is in the stream, sealed or journalled."""
-        return self._contents.get((clip_id, view)) == content
+        key = (clip_id, view)
+        for contents in (self._staged.contents(), self._sealed):
+            if key in contents:
+                return contents[key] == content
+        return self._store.known(self.spec, [clip_id]).get(key) == content
 
     def append(self, clip_id: str, content: bytes, entry: Entry, view: int = 0) -> None:
         """Write one entry whole; `content` is the 32-byte hash of what it was made from.
@@ -157,177 +317,20 @@ class StreamWriter:
         Raises:
             ClipError: the values are not finite in the stream's dtype, or longer than a shard.
         """
-        values = entry.values
-        assert values.dtype == self.spec.dtype and values.shape[1:] == self.spec.item
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise ClipError("non_finite", f"{self.spec.name} of {clip_id!r} has NaN or Inf")
-        if len(values) > self._shard_rows:
-            raise ClipError(
-                "too_long",
-                f"{self.spec.name} of {clip_id!r} has {len(values)} rows, a shard holds "
-                f"{self._shard_rows}; cut the recording into shorter clips",
-            )
-        if self._rows + len(values) > self._shard_rows:
-            self.seal()
-        data = np.ascontiguousarray(values).tobytes()
-        windows = entry.windows or ((type(entry.origin_s)(0), len(values)),)
-        record = Record(
-            clip_id, content, view, self._rows, len(values), int(crc32c(data)),
-            blake3(data).digest(), windows, entry.origin_s, entry.note,
-        )  # fmt: skip
-        self._write(record, data)
-        self._contents[clip_id, view] = content
+        self._staged.append(clip_id, content, entry, view)
 
     def seal(self, only_with: Iterable[str] | None = None) -> None:
-        """Close the open shard and commit it; with `only_with`, only if it holds such a clip."""
-        if not self._records or self._part is None or self._journal is None:
+        """Commit what was appended; with `only_with`, only if it holds such a clip."""
+        if only_with is not None and {i for i, _ in self._staged.contents()}.isdisjoint(only_with):
             return
-        if only_with is not None and {r.clip_id for r in self._records}.isdisjoint(only_with):
-            return
-        padding = -self._rows % layout.INNER_ROWS * self.spec.row_bytes
-        index = layout.shard_index(
-            layout.used_inner(self._rows), self._shard_rows, self.spec.row_bytes
-        )
-        self._part.write(bytes(padding) + index)
-        self._part.flush()
-        os.fsync(self._part.fileno())
-        os.fsync(self._journal.fileno())
-        self.release()
-        final = layout.shard_path(self.store.root, self.spec.key, self._shard, self.spec.item)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        self._path("part").chmod(0o444)
-        self._path("part").replace(final)
-        layout.sync(final.parent)
-        sidecar = sidecar_bytes(self._records)
-        layout.write_durably(
-            layout.sidecar_path(self.store.root, self.spec.key, self._shard), sidecar
-        )
-        self._shards.append(
-            {
-                "k": self._shard,
-                "entries": len(self._records),
-                "rows": self._rows,
-                "bytes": final.stat().st_size,
-                "crc32c": _file_crc(final),
-                "sidecar_bytes": len(sidecar),
-                "sidecar_crc32c": int(crc32c(sidecar)),
-            }
-        )
-        self._write_array_document()
-        self.store.commit(self.spec.key, self._document())
-        self._path("journal").unlink()
-        self._records, self._rows, self._shard = [], 0, self._shard + 1
+        self._sealed |= self._staged.contents()
+        self._store.take(self.spec, self._staged.finish())
+        self._store.flush()
+        self._staged = self._store.stage(self.spec, _OWN)
 
     def release(self) -> None:
         """Close files; what they hold is taken up by the next writer."""
-        for file in (self._part, self._journal):
-            if file is not None:
-                file.close()
-        self._part = self._journal = None
-
-    def root(self) -> str:
-        """The stream's root; see `index.root_of`."""
-        live: dict[tuple[str, int], tuple[bytes, bytes]] = {}
-        for shard in self._shards:
-            path = layout.sidecar_path(self.store.root, self.spec.key, shard["k"])
-            table = read_sidecar(path, shard["entries"])
-            names = ("clip_id", "view", "content", "digest")
-            for clip_id, view, content, digest in zip(
-                *(table[name].to_pylist() for name in names), strict=True
-            ):
-                live[clip_id, view] = (content, digest)
-        entries = [(i, v, content, digest) for (i, v), (content, digest) in live.items()]
-        return root_of(self.spec.fingerprint, entries)
-
-    def write_derived(self, document: dict[str, Any]) -> None:
-        """Write `starts` and `lengths` (global rows, in shard order) for other Zarr readers."""
-        starts, lengths = [], []
-        for shard in document["shards"]:
-            path = layout.sidecar_path(self.store.root, self.spec.key, shard["k"])
-            table = read_sidecar(path, shard["entries"])
-            starts.append(table["start"].to_numpy() + shard["k"] * self._shard_rows)
-            lengths.append(table["rows"].to_numpy())
-        for name, parts in (("starts", starts), ("lengths", lengths)):
-            array = np.concatenate(parts).astype("<i8")
-            folder = self.store.root / self.spec.key / name
-            layout.write_durably(folder / "c" / "0", array.tobytes())
-            array_json = layout.array_document(len(array), (), "int64", len(array), sharded=False)
-            layout.write_durably(folder / "zarr.json", layout.to_json(array_json))
-
-    def _document(self) -> dict[str, Any]:
-        return {
-            "spec": self.spec.to_json(),
-            "fingerprint": self.spec.fingerprint,
-            "shard_rows": self._shard_rows,
-            "inner_rows": layout.INNER_ROWS,
-            "shards": self._shards,
-        }
-
-    def _write_array_document(self) -> None:
-        folder = self.store.root / self.spec.key
-        rows = (max(shard["k"] for shard in self._shards) + 1) * self._shard_rows
-        array = layout.array_document(
-            rows, self.spec.item, self.spec.dtype, self._shard_rows, sharded=True
-        )
-        group = {**layout.group_document(), "attributes": {"mmfuse": self.spec.to_json()}}
-        layout.write_durably(folder / "zarr.json", layout.to_json(group))
-        layout.write_durably(folder / "values" / "zarr.json", layout.to_json(array))
-
-    def _path(self, kind: str) -> Path:
-        return self._folder / f"{kind}-{self._shard}"
-
-    def _write(self, record: Record, data: bytes) -> None:
-        if self._part is None or self._journal is None:
-            self._part = self._path("part").open("ab", buffering=0)
-            self._journal = self._path("journal").open("ab", buffering=0)
-        _write_all(self._part, data)
-        _write_all(self._journal, _journal_line(record))
-        self._records.append(record)
-        self._rows += record.rows
-        self._unsynced += len(data)
-        if self._unsynced >= _SYNC_BYTES:
-            os.fdatasync(self._part.fileno())
-            os.fdatasync(self._journal.fileno())
-            self._unsynced = 0
-
-    def _recover(self) -> None:
-        """Take up the shard that was being written when the last process ended.
-
-        A sealed shard that no manifest names is one whose commit was cut short: it becomes a part
-        again and is sealed by the caller in its time.
-        """
-        for stale in self._folder.glob("journal-*"):
-            if int(stale.name.split("-")[1]) < self._shard:
-                stale.unlink()
-        part, journal = self._path("part"), self._path("journal")
-        if not journal.exists():
-            part.unlink(missing_ok=True)
-            return
-        sealed = layout.shard_path(self.store.root, self.spec.key, self._shard, self.spec.item)
-        if not part.exists() and sealed.exists():
-            sealed.replace(part)
-        part.touch()
-        part.chmod(0o644)
-        journal_bytes = 0
-        with part.open("rb") as file:
-            for line in journal.read_bytes().splitlines(keepends=True):
-                record = _parse_journal_line(line)
-                if record is None or record.start != self._rows:
-                    break
-                data = file.read(record.rows * self.spec.row_bytes)
-                if len(data) != record.rows * self.spec.row_bytes or crc32c(data) != record.crc32c:
-                    break
-                self._records.append(record)
-                self._contents[record.clip_id, record.view] = record.content
-                self._rows += record.rows
-                journal_bytes += len(line)
-        os.truncate(part, self._rows * self.spec.row_bytes)
-        os.truncate(journal, journal_bytes)
-        if self._records:
-            self._part, self._journal = (
-                part.open("ab", buffering=0),
-                journal.open("ab", buffering=0),
-            )
+        self._staged.release()
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
@@ -345,29 +348,3 @@ def read_manifest(root: Path) -> dict[str, Any]:
             f"{layout.FORMAT_VERSION}; upgrade with: pip install -U mmfuse"
         )
     return document
-
-
-def _journal_line(record: Record) -> bytes:
-    text = json.dumps(record.to_json(), separators=(",", ":")).encode()
-    return b"%08x %s\n" % (crc32c(text), text)
-
-
-def _parse_journal_line(line: bytes) -> Record | None:
-    checksum, _, text = line.rstrip(b"\n").partition(b" ")
-    if not line.endswith(b"\n") or checksum != b"%08x" % crc32c(text):
-        return None
-    return Record.from_json(json.loads(text))
-
-
-def _write_all(file: IO[bytes], data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
-
-
-def _file_crc(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(2**22):
-            crc = int(crc32c(block, crc))
-    return crc

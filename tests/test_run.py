@@ -192,7 +192,7 @@ def test_an_interrupted_run_leaves_a_store_that_goes_on(sample, whole, features_
         [*command, "--store", store], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while not list(store.glob("_mm/logmel-*/journal-*")):
+    while not list(store.glob("_mm/logmel-*/*.journal")):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)

@@ -238,7 +238,7 @@ def test_a_spec_that_was_edited_is_refused(store):
 
 def snapshot(store):
     """Bytes of every file that a reader sees; bookkeeping of versions and locks apart."""
-    skip = ("writer.lock", "manifest.json", "journal", "part")
+    skip = ("writer.lock", "manifest.json", "task-")
     return {f.relative_to(store): f.read_bytes() for f in files_of(store)
             if not f.name.startswith(skip)}  # fmt: skip
 
@@ -272,7 +272,7 @@ def test_a_crash_before_any_file_call_loses_nothing(tmp_path, monkeypatch, torn)
 def crash_at(patch, n, torn):
     from pathlib import Path
 
-    from mmfuse.features import writer as module
+    from mmfuse.features import staging as module
 
     calls = iter(range(10**9))
 
@@ -305,7 +305,7 @@ def test_a_torn_part_or_journal_costs_only_its_tail(tmp_path_factory, cut, which
     for number in range(6):
         stream.append(f"clip-{number}", content(number), Entry(values_of(MEL, number)))
     writer.close(finish=False)
-    file = path / "_mm" / MEL.key / f"{which}-0"
+    file = path / "_mm" / MEL.key / f"task-own-0.{which}"
     data = bytearray(file.read_bytes())
     if flip:
         data[cut % len(data)] ^= 0x10
