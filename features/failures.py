@@ -1,4 +1,7 @@
-"""The failures table: which clips could not be used, and why. Nothing is dropped silently."""
+"""The failures table: which clips could not be used, and why. Nothing is dropped silently.
+
+The file says its own crc32c: eight hex digits in its metadata, taken with zeros in their place.
+"""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -6,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from crc32c import crc32c
 
 from mmfuse.features.errors import StoreError
 from mmfuse.features.layout import META, require_regular, write_durably
@@ -20,6 +24,8 @@ SCHEMA = pa.schema(
         ("content", pa.binary(32)),
     ]
 )
+_KEY, _OPEN = b"mmfuse_crc32c", b"00000000"
+_MARK = _KEY + b"\x18\x08"  # as the footer holds it: the key, a field's header, a length
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +50,46 @@ def read_failures(root: Path) -> pa.Table:
     if not path.is_symlink() and not path.exists():
         return SCHEMA.empty_table()
     require_regular(root, path)
+    raw = path.read_bytes()
+    if fault := seal_fault(raw):
+        raise _damaged(path, fault)
     try:
-        return pq.read_table(path, schema=SCHEMA)
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(
-            f"{path} is damaged: {error}; remove it, and failed clips are tried anew"
-        ) from None
+        return pq.read_table(pa.BufferReader(raw)).cast(SCHEMA)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def seal_fault(raw: bytes, *, required: bool = False) -> str | None:
+    """What is wrong with the bytes of a table; None if not a bit of them was changed.
+
+    Tables from before they were sealed pass, unless `required`.
+    """
+    at = _digits(raw)
+    if at is None:
+        return "it has no checksum" if required else None
+    zeroed = raw[:at] + _OPEN + raw[at + len(_OPEN) :]
+    same = raw[at : at + len(_OPEN)] == b"%08x" % crc32c(zeroed)
+    return None if same else "its checksum is another"
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """The table as a Parquet file with its own crc32c."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata({_KEY: _OPEN}), sink)
+    raw = sink.getvalue().to_pybytes()
+    at = _digits(raw)
+    assert at is not None
+    return raw[:at] + b"%08x" % crc32c(raw) + raw[at + len(_OPEN) :]  # type: ignore[no-any-return]
+
+
+def _digits(raw: bytes) -> int | None:
+    """Where the digits begin; what follows them in a footer holds no text of ours."""
+    at = raw.rfind(_MARK)
+    return None if at < 0 else at + len(_MARK)
+
+
+def _damaged(path: Path, fault: str) -> StoreError:
+    return StoreError(f"{path} is damaged: {fault}; remove it, and failed clips are tried anew")
 
 
 class Failures:
@@ -83,12 +123,10 @@ class Failures:
         self._dirty |= self._rows.pop((clip_id, stream), None) is not None
 
     def save(self) -> None:
-        """Write the table if it changed."""
-        if not self._dirty:
+        """Write the table if it changed, or was never written."""
+        if not self._dirty and self._path.exists():
             return
         rows = sorted(self._rows.values(), key=lambda row: (row.clip_id, row.stream))
         table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
-        write_durably(self._path, sink.getvalue().to_pybytes())
+        write_durably(self._path, table_bytes(table))
         self._dirty = False

@@ -26,6 +26,7 @@ SHARD_BYTES = 256 * 2**20
 MAX_INNER = 8192  # keeps a shard's index under 128 KiB however small a row is
 MAX_JSON_BYTES = 64 * 2**20
 META = "_mm"
+CHECKSUM = "checksum"
 _ABSENT = 2**64 - 1
 
 
@@ -110,6 +111,23 @@ def to_json(document: Any) -> bytes:
     return (json.dumps(document, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
 
 
+def to_sealed_json(document: dict[str, Any]) -> bytes:
+    """Canonical bytes with the crc32c of the document without it in key `checksum`, as hex."""
+    body = {key: value for key, value in document.items() if key != CHECKSUM}
+    return to_json({**body, CHECKSUM: f"{crc32c(to_json(body)):08x}"})
+
+
+def seal_fault(raw: bytes) -> str | None:
+    """What is wrong with a file of `to_sealed_json`; None if not a bit of it was changed."""
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        return "it is not JSON"
+    if not isinstance(document, dict) or CHECKSUM not in document:
+        return "it has no checksum"
+    return None if to_sealed_json(document) == raw else "its checksum is another"
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Replace a file as one step: temporary file, fsync, rename, fsync of the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,15 +176,24 @@ def require_regular(root: Path, path: Path, expected_bytes: int | None = None) -
     return status.st_size
 
 
-def read_json(root: Path, path: Path) -> Any:
-    """A JSON document of bounded size.
+def read_bytes(root: Path, path: Path) -> bytes:
+    """A whole file of bounded size.
 
     Raises:
-        StoreError: missing, too large, or not JSON.
+        StoreError: missing, not a regular file, or too large.
     """
     if require_regular(root, path) > MAX_JSON_BYTES:
         raise StoreError(f"{path} is larger than {MAX_JSON_BYTES} bytes; refusing to read it")
+    return path.read_bytes()
+
+
+def parse_json(path: Path, raw: bytes) -> Any:
+    """JSON that was read from `path`.
+
+    Raises:
+        StoreError: it is no JSON.
+    """
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise StoreError(f"{path} is not JSON: {error}") from None
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path} is not JSON: {error}; restore it from a copy") from None

@@ -22,10 +22,15 @@ from mmfuse.features.errors import LockedError, StoreError
 from mmfuse.features.failures import Failures
 from mmfuse.features.index import read_sidecar, root_of, sidecar_bytes, store_root_of
 from mmfuse.features.known import Known
+from mmfuse.features.manifest import (
+    manifest_path,
+    new_manifest,
+    read_manifest,
+    write_manifest,
+)
 from mmfuse.features.spec import Entry, StreamSpec
 from mmfuse.features.staging import Sealed, StagedStream, read_journal, tasks_in
 
-_EMPTY = json.dumps({"format": layout.FORMAT_VERSION, "version": 0, "streams": {}, "root": None})
 _OWN = "own"  # task of entries that are appended through `StoreWriter.stream`
 _COMMIT_S, _COMMIT_SHARE = 1.0, 0.05  # wait so long between commits; spend no more of the time
 
@@ -56,10 +61,9 @@ class StoreWriter:
             raise LockedError(
                 f"another process is writing to {root}; wait for it, or name another --store"
             ) from None
-        self._manifest_path = meta / "manifest.json"
         try:
             self.manifest: dict[str, Any] = (
-                read_manifest(root) if self._manifest_path.exists() else json.loads(_EMPTY)
+                read_manifest(root) if manifest_path(root).exists() else new_manifest()
             )
             self.failures = Failures(root)
             self._undo_claims()
@@ -292,7 +296,7 @@ class StoreWriter:
         if not group.exists():
             layout.write_durably(group, layout.to_json(layout.group_document()))
         self.manifest["version"] += 1
-        layout.write_durably(self._manifest_path, layout.to_json(self.manifest))
+        write_manifest(self.root, self.manifest)
 
 
 class StreamWriter:
@@ -333,6 +337,7 @@ class StreamWriter:
         self._staged.release()
 
 
+<<<<<<< HEAD
 def read_manifest(root: Path) -> dict[str, Any]:
     """The store's manifest.
 
@@ -348,3 +353,29 @@ def read_manifest(root: Path) -> dict[str, Any]:
             f"{layout.FORMAT_VERSION}; upgrade with: pip install -U mmfuse"
         )
     return document
+=======
+def _journal_line(record: Record) -> bytes:
+    text = json.dumps(record.to_json(), separators=(",", ":")).encode()
+    return b"%08x %s\n" % (crc32c(text), text)
+
+
+def _parse_journal_line(line: bytes) -> Record | None:
+    checksum, _, text = line.rstrip(b"\n").partition(b" ")
+    if not line.endswith(b"\n") or checksum != b"%08x" % crc32c(text):
+        return None
+    return Record.from_json(json.loads(text))
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _file_crc(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(2**22):
+            crc = int(crc32c(block, crc))
+    return crc
+>>>>>>> c84363a (Let the manifest and the files beside it vouch for themselves)

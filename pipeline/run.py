@@ -65,7 +65,7 @@ def make_features(
                 for spec in maker.specs:
                     writer.stream(spec).seal(only_with=ids)
             writer.failures.save()
-    _note_run(store)
+        _note_run(store)
     report.root = writer.manifest["root"]
     report.seconds = time.monotonic() - began
     return report
@@ -123,4 +123,4 @@ def _note_run(store: Path) -> None:
     """Versions of everything that touched the numbers, beside them."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     document = {"python": platform.python_version(), "machine": platform.machine(), **versions}
-    layout.write_durably(store / layout.META / "versions.json", layout.to_json(document))
+    layout.write_durably(store / layout.META / "versions.json", layout.to_sealed_json(document))

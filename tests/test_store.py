@@ -210,11 +210,15 @@ def test_a_changed_shard_index_is_an_error(store):
         {"format": 2},
         {"streams": []},
         {"format": None},
+        {"files": {"../../secret": 1}},
+        {"root": "f00"},
+        {"tombstones": ["../x-00000000"]},
+        {"colour": "blue"},
     ],
 )
 def test_a_manifest_of_another_kind_is_refused(store, change):
     path = store / "_mm" / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    path.write_bytes(layout.to_sealed_json({**json.loads(path.read_text()), **change}))
     with pytest.raises(StoreError):
         open_store(store)
 
@@ -228,9 +232,36 @@ def test_a_manifest_that_is_cut_short_is_refused(store):
 
 def test_a_spec_that_was_edited_is_refused(store):
     path = store / "_mm" / "manifest.json"
-    path.write_text(path.read_text().replace('"rate_hz": 16000', '"rate_hz": 8000'))
+    edited = path.read_text().replace('"rate_hz": 16000', '"rate_hz": 8000')
+    path.write_text(edited)
+    with pytest.raises(StoreError, match="checksum"):
+        open_store(store)
+    path.write_bytes(layout.to_sealed_json(json.loads(edited)))
     with pytest.raises(StoreError, match="fingerprint"):
-        open_store(store)["logmel"]
+        open_store(store)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"k": -1}, {"rows": 10**12}, {"bytes": 3}, {"crc32c": "0"}, {"entries": True}, {"extra": 1}],
+)
+def test_a_shard_that_can_not_be_is_refused(store, change):
+    path = store / "_mm" / "manifest.json"
+    document = json.loads(path.read_text())
+    document["streams"][MEL.key]["shards"][1] |= change
+    path.write_bytes(layout.to_sealed_json(document))
+    with pytest.raises(StoreError, match="damaged.*restore _mm/manifest.json from a copy"):
+        open_store(store)
+
+
+def test_a_store_from_before_manifests_were_sealed_opens_and_is_sealed_by_the_next_run(store):
+    path = store / "_mm" / "manifest.json"
+    document = json.loads(path.read_text())
+    del document["checksum"], document["files"]
+    path.write_bytes(layout.to_json(document))
+    assert len(open_store(store)["logmel"]) == 20
+    write(store, MEL, range(21))
+    assert layout.seal_fault(path.read_bytes()) is None
 
 
 # -- restart -----------------------------------------------------------------------------------
