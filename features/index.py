@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         ("note", pa.string()),
     ]
 )
+_ONE_THREAD = pa.ipc.IpcReadOptions(use_threads=False)  # a pool costs more than it saves here
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def read_sidecar(path: Path, expected_entries: int) -> pa.Table:
     """
     try:
         with pa.memory_map(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all()
+            table = pa.ipc.open_file(source, options=_ONE_THREAD).read_all()
         table.validate()
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{path} is damaged: {error}") from None

@@ -21,7 +21,7 @@ IMMUTABLE = re.compile(r"tokenizer-[0-9a-f]{16}\.json")
 MUTABLE = frozenset({"failures.parquet", "versions.json", "run.json"})  # carry a crc32c themselves
 _KEY = re.compile(r"\w[\w.-]*-[0-9a-f]{8}")
 _HEX = re.compile(r"[0-9a-f]{64}")
-_OPTIONAL = {"files", "tombstones", layout.CHECKSUM}
+_OPTIONAL = {"files", "tombstones", "version", layout.CHECKSUM}  # version: of old stores
 _STREAM = {"spec", "fingerprint", "shard_rows", "inner_rows", "root", "shards"}
 _SHARD = {"k", "entries", "rows", "bytes", "crc32c", "sidecar_bytes", "sidecar_crc32c"}
 
@@ -33,7 +33,7 @@ def manifest_path(root: Path) -> Path:
 
 def new_manifest() -> dict[str, Any]:
     """The manifest of a store that holds nothing yet."""
-    return {"format": layout.FORMAT_VERSION, "version": 0, "streams": {}, "root": None}
+    return {"format": layout.FORMAT_VERSION, "streams": {}, "root": None}
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
@@ -63,6 +63,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 def write_manifest(root: Path, document: dict[str, Any], forget: Collection[str] = ()) -> None:
     """Replace the manifest: the commit. Files in `forget` are no longer named, though there."""
+    document.pop("version", None)
     document["files"] = {
         name: crc for name, crc in _files(root, document.get("files", {})).items()
         if name not in forget
@@ -107,8 +108,8 @@ def _shard_fault(shard: object, shard_rows: int, row_bytes: int) -> str | None:
 
 
 def _fault(document: Mapping[str, Any]) -> str | None:
-    if not _count(document.get("version")) or not _root(document.get("root", "")):
-        return "version or root is missing or of the wrong kind"
+    if not _root(document.get("root", "")):
+        return "root is missing or of the wrong kind"
     files, tombstones = document.get("files", {}), document.get("tombstones", [])
     if not isinstance(files, dict) or not isinstance(tombstones, list):
         return "files or tombstones are of the wrong kind"

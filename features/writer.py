@@ -8,7 +8,6 @@ opens the store takes back claims on shards that no manifest names; their parts 
 """
 
 import fcntl
-import json
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -295,7 +294,6 @@ class StoreWriter:
         group = self.root / "zarr.json"
         if not group.exists():
             layout.write_durably(group, layout.to_json(layout.group_document()))
-        self.manifest["version"] += 1
         write_manifest(self.root, self.manifest)
 
 
@@ -335,47 +333,3 @@ class StreamWriter:
     def release(self) -> None:
         """Close files; what they hold is taken up by the next writer."""
         self._staged.release()
-
-
-<<<<<<< HEAD
-def read_manifest(root: Path) -> dict[str, Any]:
-    """The store's manifest.
-
-    Raises:
-        StoreError: damaged, or written by a newer version.
-    """
-    document = layout.read_json(root, root / layout.META / "manifest.json")
-    if not isinstance(document, dict) or not isinstance(document.get("streams"), dict):
-        raise StoreError(f"the manifest of {root} is damaged")
-    if document.get("format") != layout.FORMAT_VERSION:
-        raise StoreError(
-            f"{root} has store format {document.get('format')!r}, this mmfuse reads format "
-            f"{layout.FORMAT_VERSION}; upgrade with: pip install -U mmfuse"
-        )
-    return document
-=======
-def _journal_line(record: Record) -> bytes:
-    text = json.dumps(record.to_json(), separators=(",", ":")).encode()
-    return b"%08x %s\n" % (crc32c(text), text)
-
-
-def _parse_journal_line(line: bytes) -> Record | None:
-    checksum, _, text = line.rstrip(b"\n").partition(b" ")
-    if not line.endswith(b"\n") or checksum != b"%08x" % crc32c(text):
-        return None
-    return Record.from_json(json.loads(text))
-
-
-def _write_all(file: IO[bytes], data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
-
-
-def _file_crc(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(2**22):
-            crc = int(crc32c(block, crc))
-    return crc
->>>>>>> c84363a (Let the manifest and the files beside it vouch for themselves)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmfuse.features.console import show, user_errors
+from mmfuse.pipeline.store_cli import COMMANDS
 
 if TYPE_CHECKING:
     from mmfuse.features.config import FeatureConfig
@@ -291,6 +292,10 @@ def sample(
 
         report = write_sample(out, clips, seed)
         show(report.to_json(), report.summary().splitlines(), as_json=as_json)
+
+
+for command in COMMANDS:
+    app.command()(command)
 
 
 def _settings(

@@ -1,6 +1,5 @@
 """Tasks stage entries in any process and order; what is committed never depends on either."""
 
-import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -70,14 +69,12 @@ def run(root, clips, plan="a", per_task=4, order=None, commit_each=True):
 
 
 def files_of(root):
-    """Bytes of every file; of the manifest all but the count of commits."""
+    """Bytes of every file."""
     found = {}
     for file in sorted(root.rglob("*")):
         if file.is_file() and file.name != "writer.lock":
             name = str(file.relative_to(root))
             found[name] = file.read_bytes()
-            if file.name == "manifest.json":
-                found[name] = {**json.loads(found[name]), "version": None}
     return found
 
 
