@@ -58,6 +58,7 @@ class Corpus:
         estimates: Mapping[str, Estimate],
     ) -> None:
         self.path, self.root, self._rows, self._estimates = path, root, rows, estimates
+        self.renamed, self.has_estimates = columns, bool(estimates)
         unknown = sorted(set(columns) - set(COLUMNS))
         if unknown:
             raise ConfigError(

@@ -18,7 +18,7 @@ from mmfuse.features.spec import StreamSpec
 
 NAME = "manifest.json"
 IMMUTABLE = re.compile(r"tokenizer-[0-9a-f]{16}\.json")
-MUTABLE = frozenset({"failures.parquet", "versions.json", "run.json"})  # carry a crc32c themselves
+MUTABLE = frozenset({"failures.parquet", "run.json", "versions.json"})  # carry a crc32c themselves
 _KEY = re.compile(r"\w[\w.-]*-[0-9a-f]{8}")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _OPTIONAL = {"files", "tombstones", "version", layout.CHECKSUM}  # version: of old stores

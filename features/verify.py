@@ -47,6 +47,7 @@ class Verification:
     entries: int = 0
     entries_read: int = 0
     bytes_read: int = 0
+    recomputed: int = 0
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

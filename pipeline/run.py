@@ -5,8 +5,6 @@ bad clip goes to the failures table and the run goes on. Whenever the process di
 takes up where it was.
 """
 
-import importlib.metadata
-import platform
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -23,10 +21,9 @@ from mmfuse.features.errors import ConfigError
 from mmfuse.features.writer import StoreWriter
 from mmfuse.pipeline.makers import AudioMaker, Maker, MidiMaker, TextMaker, text_params
 from mmfuse.pipeline.progress import Progress
+from mmfuse.pipeline.record import note_run
 from mmfuse.pipeline.report import Report
 from mmfuse.pipeline.work import Ledger, run_task
-
-_PACKAGES = ("mmfuse", "numpy", "soundfile", "soxr", "tokenizers", "torch", "torchaudio")
 
 
 def make_features(
@@ -55,7 +52,9 @@ def make_features(
     count = count if limit is None else min(limit, count)
     report = Report(clips=count, store=str(store))
     with StoreWriter(store) as writer:
-        makers = _makers(config, corpus, writer, compute)
+        makers = build_makers(config, corpus, store, compute)
+        for spec in (spec for maker in makers for spec in maker.specs):
+            writer.stream(spec)  # before threads ask for it
         progress.start(count)
         ledger = Ledger(writer, report, retry_failed=retry_failed)
         for task in tasks(islice(corpus.clips(), count), count):
@@ -65,7 +64,8 @@ def make_features(
                 for spec in maker.specs:
                     writer.stream(spec).seal(only_with=ids)
             writer.failures.save()
-        _note_run(store)
+        report.seconds = time.monotonic() - began
+        note_run(store, corpus, config, makers, compute, report)
     report.root = writer.manifest["root"]
     report.seconds = time.monotonic() - began
     return report
@@ -84,16 +84,21 @@ def tasks(clips: Iterable[Clip], count: int) -> Iterator[Sequence[Clip]]:
         yield task
 
 
-def _makers(
-    config: FeatureConfig, corpus: Corpus, writer: StoreWriter, compute: Compute
+def build_makers(
+    config: FeatureConfig, corpus: Corpus, store: Path, compute: Compute = CPU
 ) -> list[Maker]:
+    """One maker for each modality that a configuration asks for.
+
+    Raises:
+        ConfigError: it asks for none, or an encoder refuses its settings.
+    """
     wanted = config.preprocessing
     makers: list[Maker] = []
     if wanted.audio is not None:
         makers.append(AudioMaker(wanted.audio, compute))
     if wanted.midi is not None:
         makers.append(MidiMaker(wanted.midi))
-    if wanted.text is not None and (tokenizer := _tokenizer(wanted.text, corpus, writer)):
+    if wanted.text is not None and (tokenizer := _tokenizer(wanted.text, corpus, store)):
         makers.append(TextMaker(wanted.text, tokenizer))
     if not makers:
         raise ConfigError(
@@ -102,25 +107,18 @@ def _makers(
     return makers
 
 
-def _tokenizer(config: TextPreprocessing, corpus: Corpus, writer: StoreWriter) -> str | None:
+def _tokenizer(config: TextPreprocessing, corpus: Corpus, store: Path) -> str | None:
     """The store's tokenizer for these very training texts, trained where there is none yet."""
     texts = sorted(corpus.texts("train"))
     if not texts:
         return None
     key = f"{text_params(config)}|" + "\0".join(texts)
     name = f"tokenizer-{blake3(key.encode('utf-8', errors='replace')).hexdigest()[:16]}.json"
-    path = writer.root / layout.META / name
+    path = store / layout.META / name
     if not path.exists():
         from mmfuse.features.text import train_bpe
 
         trained = train_bpe(texts, config.vocab_size)
         layout.write_durably(path, trained.encode())
-    layout.require_regular(writer.root, path)
+    layout.require_regular(store, path)
     return path.read_text(encoding="utf-8")
-
-
-def _note_run(store: Path) -> None:
-    """Versions of everything that touched the numbers, beside them."""
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    document = {"python": platform.python_version(), "machine": platform.machine(), **versions}
-    layout.write_durably(store / layout.META / "versions.json", layout.to_sealed_json(document))

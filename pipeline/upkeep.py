@@ -36,7 +36,8 @@ def verification(report: Verification) -> View:
     faults = len(report.findings)
     lines.append(
         f"{report.store}: {report.streams} streams, {report.shards} shards, {report.entries} "
-        f"entries, of which {report.entries_read} were read ({report.bytes_read / 1e6:.1f} MB): "
+        f"entries, of which {report.entries_read} were read ({report.bytes_read / 1e6:.1f} MB) "
+        f"and {report.recomputed} made again: "
         + (f"{faults} fault{'s' if faults > 1 else ''}" if faults else "all is well")
     )
     return document, lines

@@ -35,7 +35,7 @@ def write(path, numbers=range(6), specs=SPECS):
     with StoreWriter(path) as writer:
         layout.write_durably(path / "_mm" / f"tokenizer-{'0a' * 8}.json", b'{"model": 1}\n')
         layout.write_durably(path / "_mm" / f"tokenizer-{'0b' * 8}.json", b'{"model": 2}\n')
-        layout.write_durably(path / "_mm" / "versions.json", layout.to_sealed_json({"numpy": "2"}))
+        layout.write_durably(path / "_mm" / "run.json", layout.to_sealed_json({"streams": {}}))
         writer.failures.add(Failure("clip-77", "audio", "empty", "nothing", FRAMES.key, bytes(32)))
         for spec in specs:
             for number in numbers:
