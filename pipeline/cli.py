@@ -276,6 +276,24 @@ def inspect(
 
 
 @app.command()
+def doctor(
+    store: Annotated[Path, typer.Option("--store", help="Where a store is, or will be.")] = Path(),
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Look for what is wrong with this installation, and name the mend.
+
+    Example: mmfeat doctor --store demo/store.zarr
+    """
+    with user_errors("mmfeat", verbose):
+        from mmfuse.pipeline.doctor import examine, view
+
+        document, lines = view(examine(store))
+        show(document, lines, as_json=as_json)
+        _exit(0 if document["ok"] else 6)
+
+
+@app.command()
 def sample(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     clips: Annotated[int, typer.Option("--clips", help="Number of clips.")] = 240,
