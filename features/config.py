@@ -183,6 +183,8 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
     """The first problem in words; the others by number."""
     first, *others = error.errors()
     location = [part for part in first["loc"] if isinstance(part, str)]
+    unknown = [location.pop()] if first["type"] == "extra_forbidden" else []
+    location = [*_without_tags(model, location), *unknown]
     key = ".".join(location)
     if first["type"] == "extra_forbidden":
         names = _fields_at(model, location[:-1])
@@ -192,8 +194,19 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
     elif first["type"] == "missing":
         text = f"{key} is missing; add it"
     else:
-        text = f"{key} = {first['input']!r}: {first['msg']}"
+        text = f"{key} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
     return text + (f" (and {len(others)} more)" if others else "")
+
+
+def _without_tags(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    """A place as a person writes it, without the names of a union's members."""
+    models, kept = [model], []
+    for name in location:
+        inside = [c.model_fields[name].annotation for c in models if name in c.model_fields]
+        if inside or len(models) == 1:
+            kept.append(name)
+        models = [m for annotation in inside for m in _models_in(annotation)] or models
+    return kept
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:

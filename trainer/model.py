@@ -15,6 +15,7 @@ from mmfuse.trainer.config import ModelConfig
 from mmfuse.trainer.dataset import Batch
 from mmfuse.trainer.encoders import build_encoder
 from mmfuse.trainer.fusion import build_fusion
+from mmfuse.trainer.layers import Encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +66,21 @@ class FusionModel(nn.Module):
                 outside it has no influence, not even as NaN.
         """
         present_BM = batch.present_BM if present_BM is None else present_BM & batch.present_BM
-        streams = {
+        streams = self._encoded(batch, present_BM)
+        unimodal = {name: head(streams[name].pooled_BD) for name, head in self.unimodal.items()}
+        return Output(self.head(self.fusion(streams, present_BM)), unimodal)
+
+    def gate_weights(self, batch: Batch) -> Tensor | None:
+        """How much the fusion counts each modality of a batch, (B, M); None if it has no gates."""
+        return self.fusion.gate_weights(self._encoded(batch, batch.present_BM), batch.present_BM)
+
+    def _encoded(self, batch: Batch, present_BM: Tensor) -> dict[str, Encoded]:
+        return {
             name: self.encoders[name](
                 batch.x[name], batch.mask[name] & present_BM[:, m, None], batch.times_s[name]
             )
             for m, name in enumerate(self.modalities)
         }
-        unimodal = {name: head(streams[name].pooled_BD) for name, head in self.unimodal.items()}
-        return Output(self.head(self.fusion(streams, present_BM)), unimodal)
 
 
 def drop_modalities(present_BM: Tensor, p: float) -> Tensor:

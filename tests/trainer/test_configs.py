@@ -8,7 +8,9 @@ from mmfuse.features.config import load_feature_config
 from mmfuse.trainer.config import load_run_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-NAMES = ("early", "late", "text_only", "audio_only", "midi_only")
+FUSIONS = ("early", "late", "cross_modal", "gated", "low_rank", "bottleneck")
+SINGLE = {"text_only": "text", "audio_only": "audio", "midi_only": "midi"}
+NAMES = (*FUSIONS, *SINGLE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -30,9 +32,10 @@ def test_all_of_them_make_and_read_the_same_features():
 def test_they_train_alike():
     configs = [load_run_config(CONFIGS / f"{name}.toml") for name in NAMES]
     assert len({config.train for config in configs}) == 1
-    encoders = [set(config.model.encoders()) for config in configs]
-    assert encoders == [{"text", "audio", "midi"}] * 2 + [{"text"}, {"audio"}, {"midi"}]
-    assert [config.model.fusion.type for config in configs] == ["early"] + ["late"] * 4
+    for config in configs:
+        single = SINGLE.get(config.name)
+        assert set(config.model.encoders()) == ({single} if single else {"text", "audio", "midi"})
+        assert config.model.fusion.type == ("late" if single else config.name)
 
 
 @pytest.mark.parametrize("name", NAMES)

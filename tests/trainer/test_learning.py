@@ -27,7 +27,14 @@ def test_a_signal_in_one_modality_is_learned(plant, name):
     assert accuracy_of(planted) > 0.93
 
 
-@pytest.mark.parametrize("fusion", ["early", "late"])
+@pytest.mark.parametrize(
+    "fusion",
+    [
+        "early",
+        "late",
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("cross_modal", "low_rank")),
+    ],
+)
 def test_xor_of_two_modalities_is_learned_by_fusion(plant, fusion):
     planted = plant(
         lambda bits: f"class-{bits['text'] ^ bits['midi']}", COUNTS, ("text", "midi"), fusion,

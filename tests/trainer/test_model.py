@@ -15,9 +15,9 @@ from mmfuse.trainer.run import build_model
 ALL = ("text", "audio", "midi")
 MODELS = [
     (ALL, "late"),
-    (ALL, "early"),
+    *((ALL, fusion) for fusion in ("early", "cross_modal", "gated", "low_rank", "bottleneck")),
     *((((name,), "late")) for name in ALL),
-    (("text",), "early"),
+    *((("text",), fusion) for fusion in ("early", "cross_modal", "gated", "bottleneck")),
 ]
 
 
