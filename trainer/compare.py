@@ -31,8 +31,9 @@ def compare(
         resamples: behind each interval.
 
     Returns:
-        `clips`, `against` (a folder or None), `runs` (in the order given, the reference last if
-        it was not among them) and `seeds` (means over runs that differ in the seed alone).
+        `clips`, `groups` (how many are drawn whole; None, where clips are), `against` (a folder or
+        None), `runs` (in the order given, the reference last if it was not among
+        them) and `seeds` (means over runs that differ in the seed alone).
 
     Raises:
         ConfigError: a folder holds no finished run, one is named twice, or the runs do not cover
@@ -43,23 +44,26 @@ def compare(
         paths.append(against)
     _distinct(paths)
     results = [folder.read_result(path) for path in paths]
-    truth_N, predicted, classes = _joined(paths)
+    truth_N, predicted, classes, groups_N = _joined(paths)
     reference = _reference(paths, results, against)
     rows = []
     for path, result, predicted_N in zip(paths, results, predicted, strict=True):
-        intervals = metrics.bootstrap(truth_N, predicted_N, classes, resamples)
+        intervals = metrics.bootstrap(truth_N, predicted_N, classes, resamples, groups_N=groups_N)
         row: dict[str, Any] = {"run": str(path)}
         row |= {key: result[key] for key in ("name", "seed", "modalities")}
         for name, interval in intervals.items():
             row |= {name: interval.value, f"{name}_95": [interval.low, interval.high]}
         if reference is not None and path is not paths[reference]:
             other_N = predicted[reference]
-            found = metrics.paired_bootstrap(truth_N, predicted_N, other_N, classes, resamples)
+            found = metrics.paired_bootstrap(
+                truth_N, predicted_N, other_N, classes, resamples, groups_N=groups_N
+            )
             row["difference"] = {name: asdict(difference) for name, difference in found.items()}
             row["mcnemar_p"] = metrics.mcnemar(truth_N, predicted_N, other_N)
         rows.append(row)
     return {
         "clips": len(truth_N),
+        "groups": None if groups_N is None else len(np.unique(groups_N)),
         "against": None if reference is None else str(paths[reference]),
         "runs": rows,
         "seeds": _means(paths, rows),
@@ -86,8 +90,13 @@ def _reference(paths: Sequence[Path], results: Sequence[Any], against: Path | No
     return max(single, key=lambda i: results[i]["test"]["macro_f1"], default=None)
 
 
-def _joined(paths: Sequence[Path]) -> tuple[Classes, list[Classes], int]:
-    """Truth and each run's prediction of the common test clips as numbers, and how many classes."""
+def _joined(
+    paths: Sequence[Path],
+) -> tuple[Classes, list[Classes], int, NDArray[np.str_] | None]:
+    """Truth and each run's prediction of the common test clips as numbers, class count, groups.
+
+    The groups are those of the first run that has them; None, if none has.
+    """
     import polars as pl
 
     first = _test_rows(paths[0])
@@ -109,12 +118,13 @@ def _joined(paths: Sequence[Path]) -> tuple[Classes, list[Classes], int]:
                 f"clip {clip!r} is labelled {ours!r} in {paths[0]} and {theirs!r} in {path}; "
                 "compare runs of one corpus"
             )
-        joined = both.drop("theirs")
+        joined = both.drop("theirs", "group_right", strict=False)
     joined = joined.sort("id")  # the same clips are drawn in whatever order the runs are named
     columns = [joined[name].to_numpy() for name in ("label", *map(str, range(len(paths))))]
     names, numbers = np.unique(np.concatenate(columns).astype(str), return_inverse=True)
     truth_N, *predicted = numbers.reshape(len(columns), -1).astype(np.int64)
-    return truth_N, predicted, len(names)
+    groups_N = joined["group"].to_numpy() if "group" in joined.columns else None
+    return truth_N, predicted, len(names), groups_N
 
 
 def _test_rows(path: Path) -> "polars.DataFrame":
@@ -122,7 +132,8 @@ def _test_rows(path: Path) -> "polars.DataFrame":
 
     file = path / folder.PREDICTIONS
     try:
-        rows = pl.read_parquet(file, columns=["id", "split", "label", "predicted"])
+        rows = pl.read_parquet(file)
+        rows = rows.select("id", "split", "label", "predicted", *{"group"} & set(rows.columns))
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ConfigError(
             f"can't read {file} ({str(error).splitlines()[0]}); train it again"

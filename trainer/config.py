@@ -209,7 +209,10 @@ class EvalConfig(Strict):
 
     batch_size: int = Field(default=64, ge=1)  # clips
     bootstrap: int = Field(default=2000, ge=100)  # resamples behind each interval
-    subsets: bool = True  # score every subset of the modalities
+    resample: Literal["group", "clip"] = "group"  # what they draw; clips where there are no groups
+    ece_bins: int = Field(default=15, ge=1, le=1000)  # of confidence, in the calibration error
+    subsets: bool = True  # score every subset of the modalities, their worth and robustness
+    missing_shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class RunConfig(Strict):

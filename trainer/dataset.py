@@ -49,7 +49,9 @@ class Dataset:
         splits: Sequence[str],
         labels: Sequence[str],
         streams: Mapping[str, Stream],
+        groups: Sequence[str | None] | None = None,
     ) -> None:
+        self.groups = groups
         self.ids = list(ids)
         self.split = np.array(splits)
         self.classes = sorted(set(labels))
@@ -75,6 +77,12 @@ class Dataset:
     def clips_of(self, split: str) -> NDArray[np.int64]:
         """Row numbers of a split, in the corpus' order."""
         return np.flatnonzero(self.split == split)
+
+    def groups_of(self, clips: NDArray[np.int64]) -> NDArray[Any] | None:
+        """Group of each clip, (N,) of text, its id where it has none; None if no clip has one."""
+        if self.groups is None or not any(self.groups):
+            return None
+        return np.array([self.groups[clip] or f"clip {self.ids[clip]}" for clip in clips])
 
     def __getitem__(self, clip: int) -> dict[str, Any]:
         """One clip as a dict: id, label, presence, and the array of each modality it has."""

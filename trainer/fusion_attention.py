@@ -88,7 +88,7 @@ class CrossAttention(nn.Module):
 class CrossLayer(nn.Module):
     """Pre-norm cross-modal attention and feed-forward, each with a residual.
 
-    Source: Tsai et al., arXiv 1906.00295, equations 3 to 5, with the residuals of their code.
+    Source: Tsai et al., arXiv 1906.00295, section 3, with the residuals of their code.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float, expansion: int = 2) -> None:
@@ -185,7 +185,7 @@ class BottleneckFusion(SequenceFusion):
     modality and the mean shared step. (The paper averages one classifier over first steps; the
     linear head that follows here has weights for each.)
 
-    Source: MBT, Nagrani et al., arXiv 2107.00135, equations 8 and 9.
+    Source: MBT, Nagrani et al., arXiv 2107.00135, fusion via attention bottlenecks.
     """
 
     def __init__(

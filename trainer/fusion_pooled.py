@@ -68,7 +68,7 @@ class GatedFusion(PooledFusion):
     Absent modalities have z = 0; the other one of two then has 1.
 
     Source: Arevalo et al., arXiv 1702.01992, equations 1 to 4 (gmu); attention over modalities as
-    in Hori et al., arXiv 1701.03126, equation 12 (softmax).
+    in Hori et al., arXiv 1701.03126 (softmax).
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class LowRankFusion(PooledFusion):
 
     The factors start near 1 + x_m W_m^r: a sum of all vectors, and products of them beside it.
 
-    Source: Liu et al., arXiv 1806.00064, equations 4 to 7.
+    Source: Liu et al., arXiv 1806.00064, section 3.
     """
 
     def __init__(

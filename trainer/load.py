@@ -50,8 +50,8 @@ def load_dataset(
         name: _matching(store, STREAMS[encoder.type], getattr(config.preprocessing, name), make)
         for name, encoder in config.model.encoders().items()
     }
-    ids, splits, labels = zip(*rows, strict=True)
-    dataset = Dataset(ids, splits, labels, streams)
+    ids, splits, labels, groups = zip(*rows, strict=True)
+    dataset = Dataset(ids, splits, labels, streams, groups)
     train = dataset.clips_of("train")
     for m, (name, stream) in enumerate(streams.items()):
         if not dataset.present_NM[train, m].any():
@@ -62,14 +62,16 @@ def load_dataset(
     return dataset, store
 
 
-def _labelled(config: RunConfig) -> list[tuple[str, str, str]]:
-    """(id, split, label) of all clips that have a label and a split, in the corpus' order."""
+def _labelled(config: RunConfig) -> list[tuple[str, str, str, str | None]]:
+    """(id, split, label, group) of all clips that have label and split, in the corpus' order."""
     corpus = config.data.corpus
     assert corpus is not None
     table = open_corpus(corpus, config.data.columns).labels().to_pydict()
     rows = [
-        (clip_id, split, label)
-        for clip_id, split, label in zip(table["id"], table["split"], table["label"], strict=True)
+        (clip_id, split, label, group)
+        for clip_id, split, label, group in zip(
+            *(table[name] for name in ("id", "split", "label", "group")), strict=True
+        )
         if split in SPLITS and label is not None
     ]
     for split in SPLITS:
@@ -78,7 +80,7 @@ def _labelled(config: RunConfig) -> list[tuple[str, str, str]]:
                 f"corpus {corpus} has no labelled clips in split {split!r}; give every clip a "
                 f"label and a split ({', '.join(SPLITS)})"
             )
-    labels = {label for _, split, label in rows if split == "train"}
+    labels = {label for _, split, label, _ in rows if split == "train"}
     if len(labels) < 2:
         raise ConfigError(
             f"corpus {corpus} has one label only in its train split, {labels.pop()!r}; there is "

@@ -2,15 +2,17 @@
 
 Conventions: classes are numbers 0..C-1; `truth_N` and `predicted_N` are (N,) int64. Macro-F1 is
 the mean over the classes that occur in truth or prediction, as scikit-learn's. Resampling draws
-clips with replacement from a generator seeded by the caller.
+clips with replacement from a generator seeded by the caller; with `groups_N`, whole groups of clips
+(songs of one album, takes of one singer), which are more alike than clips are.
 
-Shapes: N clip, C class, R resample.
+Shapes: N clip, C class, R resample, G group.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import comb
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,14 +73,39 @@ def scores(truth_N: Classes, predicted_N: Classes, classes: int) -> dict[str, fl
     return {name: float(score(counts)) for name, score in SCORES.items()}
 
 
-def bootstrap(
-    truth_N: Classes, predicted_N: Classes, classes: int, resamples: int = 2000, seed: int = 0
-) -> dict[str, Interval]:
-    """Every score with its 95 % percentile interval.
+def auroc(truth_N: Classes, probabilities_NC: NDArray[np.float64]) -> float:
+    """Area under the ROC curve of each class against the rest, mean over classes; chance is .5.
 
-    Source: Efron & Tibshirani, An Introduction to the Bootstrap, chapter 13.
+    A class that has no clip, or all of them, has no such area and is left out; NaN if none is left.
+
+    Source: the rank form, Hanley & McNeil, Radiology 143 (1982), with ties at half.
     """
-    drawn = _resampled(truth_N, [predicted_N], classes, resamples, seed)[0]
+    areas = []
+    for c in range(probabilities_NC.shape[1]):
+        here_N = truth_N == c
+        n = int(here_N.sum())
+        if 0 < n < len(truth_N):
+            values, place_N = np.unique(probabilities_NC[:, c], return_inverse=True)
+            ties = np.bincount(place_N, minlength=len(values))
+            rank_N = (np.cumsum(ties) - (ties - 1) / 2)[place_N]
+            areas.append((rank_N[here_N].sum() - n * (n + 1) / 2) / (n * (len(truth_N) - n)))
+    return float(np.mean(areas)) if areas else float("nan")
+
+
+def bootstrap(
+    truth_N: Classes,
+    predicted_N: Classes,
+    classes: int,
+    resamples: int = 2000,
+    seed: int = 0,
+    groups_N: NDArray[Any] | None = None,
+) -> dict[str, Interval]:
+    """Every score with its 95 % percentile interval, over clips, or over groups of them.
+
+    Source: Efron & Tibshirani, An Introduction to the Bootstrap, chapter 13; of whole groups:
+    Davison & Hinkley, Bootstrap Methods and their Application, section 3.8.
+    """
+    drawn = _resampled(truth_N, [predicted_N], classes, resamples, seed, groups_N)[0]
     whole = scores(truth_N, predicted_N, classes)
     return {
         name: Interval(whole[name], *_percentiles(score(drawn))) for name, score in SCORES.items()
@@ -92,12 +119,13 @@ def paired_bootstrap(
     classes: int,
     resamples: int = 2000,
     seed: int = 0,
+    groups_N: NDArray[Any] | None = None,
 ) -> dict[str, Difference]:
     """Every score of `predicted` minus that of `against`, both on the same resampled clips.
 
     `p` is twice the share of resamples on the other side of zero, at least 1 / (resamples + 1).
     """
-    drawn = _resampled(truth_N, [predicted_N, against_N], classes, resamples, seed)
+    drawn = _resampled(truth_N, [predicted_N, against_N], classes, resamples, seed, groups_N)
     ours, theirs = scores(truth_N, predicted_N, classes), scores(truth_N, against_N, classes)
     found = {}
     for name, score in SCORES.items():
@@ -111,6 +139,8 @@ def paired_bootstrap(
 def mcnemar(truth_N: Classes, predicted_N: Classes, against_N: Classes) -> float:
     """Two-sided p that two classifiers err equally often on the same clips, exact.
 
+    Clips count as independent; where they come in groups, trust the paired bootstrap over groups.
+
     Source: McNemar, Psychometrika 12 (1947); the exact binomial form.
     """
     right, other = predicted_N == truth_N, against_N == truth_N
@@ -121,9 +151,16 @@ def mcnemar(truth_N: Classes, predicted_N: Classes, against_N: Classes) -> float
 
 
 def _resampled(
-    truth_N: Classes, predictions: list[Classes], classes: int, resamples: int, seed: int
+    truth_N: Classes,
+    predictions: list[Classes],
+    classes: int,
+    resamples: int,
+    seed: int,
+    groups_N: NDArray[Any] | None,
 ) -> list[NDArray[np.float64]]:
     """Confusions (R, C, C) of each prediction, the same clips drawn for all of them."""
+    if groups_N is not None:
+        return _resampled_groups(truth_N, predictions, classes, resamples, seed, groups_N)
     rng = np.random.default_rng(seed)
     cells = [truth_N * classes + predicted_N for predicted_N in predictions]
     parts: list[list[NDArray[np.int64]]] = [[] for _ in predictions]
@@ -139,6 +176,34 @@ def _resampled(
                 ).reshape(count, classes, classes)
             )
     return [np.concatenate(part).astype(np.float64) for part in parts]
+
+
+def _resampled_groups(
+    truth_N: Classes,
+    predictions: list[Classes],
+    classes: int,
+    resamples: int,
+    seed: int,
+    groups_N: NDArray[Any],
+) -> list[NDArray[np.float64]]:
+    """As `_resampled`: as many groups are drawn as there are, each with all of its clips."""
+    rng = np.random.default_rng(seed)
+    names, group_N = np.unique(groups_N, return_inverse=True)
+    G, size = len(names), classes**2
+    held = []  # cells of each group, (G, C * C)
+    for predicted_N in predictions:
+        cell_N = truth_N * classes + predicted_N
+        counts = np.bincount(group_N * size + cell_N, minlength=G * size)
+        held.append(counts.reshape(G, size).astype(np.float64))
+    parts: list[list[NDArray[np.float64]]] = [[] for _ in predictions]
+    step = max(1, _CELLS // max(G, size))
+    for first in range(0, resamples, step):
+        count = min(step, resamples - first)
+        drawn_RG = rng.integers(G, size=(count, G)) + np.arange(count)[:, None] * G
+        times_RG = np.bincount(drawn_RG.ravel(), minlength=count * G).reshape(count, G)
+        for part, cells_GC in zip(parts, held, strict=True):
+            part.append((times_RG.astype(np.float64) @ cells_GC).reshape(count, classes, classes))
+    return [np.concatenate(part) for part in parts]
 
 
 def _percentiles(values_R: NDArray[np.float64]) -> tuple[float, float]:

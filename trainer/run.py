@@ -8,7 +8,6 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mmfuse.features.spec import StreamSpec
-from mmfuse.trainer import folder, metrics
+from mmfuse.trainer import folder
 from mmfuse.trainer.audio_encoders import MelCNNEncoder
 from mmfuse.trainer.config import ModelConfig, RunConfig, load_run_config
 from mmfuse.trainer.dataset import Dataset
+from mmfuse.trainer.evaluate import SCORED, evaluate
 from mmfuse.trainer.folder import RunFolder, check_free
 from mmfuse.trainer.load import load_dataset
-from mmfuse.trainer.loop import Record, fit, predict, reproducible, validated
+from mmfuse.trainer.loop import Record, fit, reproducible
 from mmfuse.trainer.model import FusionModel
 
 _PACKAGES = ("mmfuse", "numpy", "torch")
-_SCORED = {"val": "validation", "test": "test"}  # name in the result -> split
 
 
 def train(
@@ -147,61 +146,21 @@ def load_model(path: Path) -> tuple[FusionModel, list[str]]:
     return model.eval(), classes
 
 
-def evaluate(
-    model: FusionModel, data: Dataset, config: RunConfig
-) -> tuple[dict[str, Any], NDArray[np.float64]]:
-    """Scores of validation and test, of every subset of the modalities too.
-
-    Returns:
-        `val`, `test` and `subsets` of the result; probabilities (N, C) of the validation clips,
-        then of the test clips.
-    """
-    batch_size, resamples = config.eval.batch_size, config.eval.bootstrap
-    clips = {name: data.clips_of(split) for name, split in _SCORED.items()}
-    found = {name: predict(model, data, rows, None, batch_size) for name, rows in clips.items()}
-    scores: dict[str, Any] = {
-        name: scored(data, rows, found[name], resamples) for name, rows in clips.items()
-    }
-    if config.eval.subsets:
-        scores["subsets"] = {
-            "+".join(kept): {
-                name: validated(data, rows, predict(model, data, rows, keep, batch_size))
-                for name, rows in clips.items()
-            }
-            for kept in subsets(model.modalities)
-            for keep in [tuple(m in kept for m in model.modalities)]
-        }
-    return scores, np.concatenate(list(found.values()))
-
-
-def scored(
-    data: Dataset, clips: NDArray[np.int64], probabilities_NC: NDArray[np.float64], resamples: int
-) -> dict[str, Any]:
-    """Scores of a split with their 95 % intervals, and the confusion (rows are the truth)."""
-    truth_N, predicted_N = data.label[clips], probabilities_NC.argmax(axis=1)
-    intervals = metrics.bootstrap(truth_N, predicted_N, len(data.classes), resamples)
-    return {
-        "clips": len(clips),
-        **validated(data, clips, probabilities_NC),
-        **{f"{name}_95": [interval.low, interval.high] for name, interval in intervals.items()},
-        "confusion": metrics.confusion(truth_N, predicted_N, len(data.classes)).tolist(),
-    }
-
-
-def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
-    """Every non-empty subset, the small ones first."""
-    return [kept for n in range(1, len(modalities) + 1) for kept in combinations(modalities, n)]
-
-
 def write_predictions(path: Path, data: Dataset, probabilities_NC: NDArray[np.float64]) -> None:
-    """id, split, label, predicted, and p:<class> of each class, of validation and test clips."""
-    clips = np.concatenate([data.clips_of(split) for split in _SCORED.values()])
+    """id, split, label, predicted, p:<class> of each class, of validation and test clips.
+
+    And their group, where the corpus has groups; a clip without one is a group by itself.
+    """
+    clips = np.concatenate([data.clips_of(split) for split in SCORED.values()])
     columns: dict[str, Any] = {
         "id": [data.ids[clip] for clip in clips],
         "split": data.split[clips].tolist(),
         "label": [data.classes[c] for c in data.label[clips]],
         "predicted": [data.classes[c] for c in probabilities_NC.argmax(axis=1)],
     }
+    groups = data.groups_of(clips)
+    if groups is not None:
+        columns["group"] = groups.tolist()
     for c, name in enumerate(data.classes):
         columns[f"p:{name}"] = probabilities_NC[:, c]
     pq.write_table(pa.table(columns), path, compression="zstd")

@@ -5,25 +5,24 @@ from typing import Any
 
 
 def run_lines(result: Mapping[str, Any]) -> list[str]:
-    """Scores of validation and test, of every subset, where the files are, what to type next."""
-    rows = [["", "clips", "accuracy", "95 %", "macro-F1", "95 %"]]
+    """Scores of validation and test, what modalities do, where the files are, what to type next."""
+    rows = [["", "clips", "accuracy", "95 %", "macro-F1", "95 %", "AUROC", "NLL", "ECE"]]
     rows += [
-        [name, str(scores["clips"]), *_with_intervals(scores)]
+        [name, str(scores["clips"]), *_with_intervals(scores), *_probabilistic(scores)]
         for name, scores in (("validation", result["val"]), ("test", result["test"]))
     ]
+    scaled = result["calibration"]
+    rows.append(
+        [f"test at T = {scaled['temperature']:.2f}", *[""] * 6, *_probabilistic(scaled["test"])[1:]]
+    )
     lines = [
         f"{result['name']}, seed {result['seed']}: best of {result['epochs']} epochs is "
         f"{result['best_epoch']}; {result['parameters']} parameters, {result['seconds']:.1f} s",
         *table(rows),
     ]
-    subsets = result.get("subsets", {})
-    if len(subsets) > 1:
-        rows = [["seen on test", "accuracy", "macro-F1"]]
-        rows += [
-            [name, f"{of['test']['accuracy']:.3f}", f"{of['test']['macro_f1']:.3f}"]
-            for name, of in subsets.items()
-        ]
-        lines += ["", *table(rows)]
+    if "groups" in result["test"]["drawn"]:
+        lines.append(f"Intervals draw whole groups: {result['test']['drawn']['groups']} on test.")
+    lines += _modality_lines(result)
     if result["interrupted"]:
         lines += ["", "interrupted: these are the best weights until then"]
     if result["store_root"] is None:
@@ -35,6 +34,30 @@ def run_lines(result: Mapping[str, Any]) -> list[str]:
         f"In {out}: result.json, predictions.parquet, model.safetensors, metrics.jsonl",
         f"Next: mmtrain compare {out} OTHER_RUN",
     ]
+
+
+def _modality_lines(result: Mapping[str, Any]) -> list[str]:
+    """On test: every subset, what each modality is worth and counts, and what its loss costs."""
+    subsets = result.get("subsets", {})
+    if len(subsets) < 2:
+        return []
+    rows = [["seen on test", "accuracy", "macro-F1"]]
+    rows += [
+        [name, f"{of['test']['accuracy']:.3f}", f"{of['test']['macro_f1']:.3f}"]
+        for name, of in subsets.items()
+    ]
+    lines = ["", *table(rows)]
+    missing, curves = result["robustness"]["missing"], result["robustness"]["test"]
+    worth, gates = result["shapley"]["test"]["macro_f1"], result.get("gates")
+    head = ["macro-F1 on test", "worth", *(["gate"] if gates else [])]
+    rows = [[*head, *(f"{share:.0%} lost" for share in missing)]]
+    for name, curve in curves.items():
+        row = [name, f"{worth[name]:+.3f}" if name in worth else ""]
+        if gates:
+            weight = gates["test"]["mean"].get(name)
+            row.append("" if weight is None else f"{weight:.2f}")
+        rows.append([*row, *(f"{value:.3f}" for value in curve["macro_f1"])])
+    return [*lines, "", *table(rows)]
 
 
 def compare_lines(comparison: Mapping[str, Any]) -> list[str]:
@@ -70,6 +93,10 @@ def compare_lines(comparison: Mapping[str, Any]) -> list[str]:
         lines += ["", "No run of a single modality among them; --against RUN names a reference."]
     else:
         lines += ["", f"Differences are paired, on the same clips, from {against}."]
+    if comparison["groups"]:
+        lines.append(
+            f"Intervals and p draw {comparison['groups']} groups of clips; McNemar counts clips."
+        )
     return lines
 
 
@@ -93,6 +120,15 @@ def _with_intervals(scores: Mapping[str, Any]) -> list[str]:
         cell
         for name in ("accuracy", "macro_f1")
         for cell in (f"{scores[name]:.3f}", _interval(*scores[f"{name}_95"]))
+    ]
+
+
+def _probabilistic(scores: Mapping[str, Any]) -> list[str]:
+    area = scores.get("auroc")
+    return [
+        "" if area is None else f"{area:.3f}",
+        f"{scores['nll']:.3f}",
+        f"{scores['ece']:.3f}",
     ]
 
 

@@ -99,7 +99,7 @@ def plant(tmp_path):
     """`plant(label_of, counts, modalities, fusion, missing, **train)` writes all three.
 
     `label_of` turns the bits of a clip, by modality, into its label. `missing` is the share of
-    modalities left out; text is never missing.
+    modalities left out; text is never missing. `group_of` turns a clip's number into its group.
     """
 
     def write(
@@ -108,6 +108,7 @@ def plant(tmp_path):
         modalities=("text", "audio", "midi"),
         fusion="late",
         missing=0.0,
+        group_of=None,
         **train,
     ):
         rng = np.random.default_rng(11)
@@ -123,6 +124,8 @@ def plant(tmp_path):
                         entry = Entry(rows, windows=((Fraction(0), len(rows)),))
                         stream.append(f"c{number}", number.to_bytes(32, "little"), entry)
                 row = {"id": f"c{number}", "text": "x", "split": split, "label": label_of(bits)}
+                if group_of:
+                    row["group"] = group_of(number)
                 lines.append(json.dumps(row))
         (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
         write_config(tmp_path, modalities, fusion, **train)

@@ -1,5 +1,6 @@
 """Runs are compared on the same clips only, in pairs, with the tests that pairs allow."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -23,7 +24,9 @@ def record(tmp_path):
     ids = [f"c{i}" for i in range(90)]
     truth = rng.integers(0, 3, 90)
 
-    def write(name, share, modalities=("text",), seed=0, keep=90, truth=truth, of=None):
+    def write(
+        name, share, modalities=("text",), seed=0, keep=90, truth=truth, of=None, group_of=None
+    ):
         folder = tmp_path / name
         folder.mkdir()
         rng = np.random.default_rng([seed, round(share * 100)])
@@ -35,6 +38,8 @@ def record(tmp_path):
             "label": [LABELS[truth[i]] for i in order] + ["bass"],
             "predicted": [LABELS[predicted[i]] for i in order] + ["bass"],
         }
+        if group_of:
+            rows["group"] = [group_of(i) for i in order] + ["validation"]
         pl.DataFrame(rows).write_parquet(folder / "predictions.parquet")
         f1 = metrics.scores(truth, predicted, 3)["macro_f1"]
         result = {
@@ -65,6 +70,25 @@ def test_scores_differences_and_p_are_those_of_the_metrics(record):
     assert difference["value"] == pytest.approx((ours == truth).mean() - (theirs == truth).mean())
     assert difference["low"] < difference["value"] < difference["high"]
     assert "difference" not in reference
+
+
+def test_groups_are_drawn_whole_where_a_run_knows_them(record):
+    truth = record.truth
+
+    def group_of(i):
+        return f"song {i % 9}"
+
+    one, ours = record("one", 0.8, ("text", "midi"), group_of=group_of)
+    two, theirs = record("two", 0.5)
+    by_group = compare([one, two])
+    assert by_group["groups"] == 9
+    assert compare([two, one])["groups"] == 9
+    ids = sorted(range(90), key=lambda i: f"c{i}")
+    groups = np.array([group_of(i) for i in ids])
+    wanted = metrics.paired_bootstrap(truth[ids], ours[ids], theirs[ids], 3, groups_N=groups)
+    found = by_group["runs"][0]["difference"]["accuracy"]
+    assert found == pytest.approx(dataclasses.asdict(wanted["accuracy"]))
+    assert compare_lines(by_group)[-1].startswith("Intervals and p draw 9 groups of clips")
 
 
 def test_the_reference_is_the_best_single_modality_or_the_one_named(record):

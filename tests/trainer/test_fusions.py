@@ -339,7 +339,7 @@ def test_factors_of_low_rank_are_parameters_that_are_saved():
     assert state["factor.audio"].shape == (3, 9, 8)
 
 
-def test_a_bottleneck_layer_is_equations_8_and_9_over_the_present():
+def test_bottleneck_layers_are_the_formula_of_mbt_over_the_present():
     fusion = make("bottleneck").eval()
     streams, present_BM = encoded(DIMS, B=8)
     with torch.no_grad():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
 
 from mmfuse.trainer import metrics
 
@@ -30,6 +30,35 @@ def test_scores_are_those_of_scikit_learn(classes, count):
 def test_no_clips_have_no_score():
     nothing = np.empty(0, np.int64)
     assert all(math.isnan(value) for value in metrics.scores(nothing, nothing, 3).values())
+
+
+def probabilities(rng, truth, classes, sharpness=1.5, digits=2):
+    """Probabilities that lean to the truth, with ties."""
+    logits = rng.normal(size=(len(truth), classes))
+    logits[np.arange(len(truth)), truth] += sharpness
+    powers = np.exp(logits).round(digits) + 10.0**-digits
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 8])
+def test_auroc_is_that_of_scikit_learn_one_class_against_the_rest(classes):
+    rng = np.random.default_rng(classes)
+    for digits in (0, 1, 8):
+        truth = rng.permutation(np.arange(200) % classes)
+        p = probabilities(rng, truth, classes, digits=digits)
+        wanted = (
+            roc_auc_score(truth, p, multi_class="ovr", average="macro") if classes > 2
+            else np.mean([roc_auc_score(truth == c, p[:, c]) for c in (0, 1)])
+        )  # fmt: skip
+        assert metrics.auroc(truth, p) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_auroc_leaves_out_classes_without_clips():
+    truth = np.array([0, 0, 1, 1])
+    p = np.array([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.5, 0.4, 0.1], [0.2, 0.7, 0.1]])
+    wanted = np.mean([roc_auc_score(truth == c, p[:, c]) for c in (0, 1)])
+    assert metrics.auroc(truth, p) == pytest.approx(wanted)
+    assert math.isnan(metrics.auroc(np.zeros(3, np.int64), np.ones((3, 1))))
 
 
 def answers(rng, truth, share):
@@ -89,6 +118,42 @@ def test_a_paired_difference_is_narrower_than_two_intervals():
     assert found.high - found.low < alone.high - alone.low
     back = metrics.paired_bootstrap(truth, worse, better, 4, 2000)["accuracy"]
     assert (back.low, back.high, back.p) == pytest.approx((-found.high, -found.low, found.p))
+
+
+def test_groups_of_one_clip_are_clips():
+    rng = np.random.default_rng(5)
+    truth = rng.integers(0, 4, 120)
+    predicted = answers(rng, truth, 0.6)
+    alone = metrics.bootstrap(truth, predicted, 4, 4000, groups_N=np.arange(120))
+    clips = metrics.bootstrap(truth, predicted, 4, 4000)
+    for name, interval in alone.items():
+        assert interval.value == clips[name].value
+        assert (interval.low, interval.high) == pytest.approx(
+            (clips[name].low, clips[name].high), abs=0.02
+        )
+
+
+def test_clips_that_are_copies_make_no_interval_narrower_when_groups_are_drawn(monkeypatch):
+    rng = np.random.default_rng(6)
+    truth = rng.integers(0, 4, 40)
+    predicted, other = answers(rng, truth, 0.6), answers(rng, truth, 0.5)
+    groups = np.array([f"song {i}" for i in range(40)])
+    nine = [np.repeat(array, 9) for array in (truth, predicted, groups)]
+    once = metrics.bootstrap(truth, predicted, 4, 2000, groups_N=groups)
+    copied = metrics.bootstrap(*nine[:2], 4, 2000, groups_N=nine[2])
+    for name, interval in once.items():
+        assert copied[name].value == pytest.approx(interval.value)
+        assert copied[name].low == pytest.approx(interval.low)
+        assert copied[name].high == pytest.approx(interval.high)
+    over_clips = metrics.bootstrap(*nine[:2], 4, 2000)["accuracy"]
+    assert over_clips.high - over_clips.low < 0.5 * (once["accuracy"].high - once["accuracy"].low)
+    paired = metrics.paired_bootstrap(truth, predicted, other, 4, 2000, groups_N=groups)
+    again = metrics.paired_bootstrap(
+        nine[0], nine[1], np.repeat(other, 9), 4, 2000, groups_N=nine[2]
+    )
+    assert again["accuracy"].p == paired["accuracy"].p
+    monkeypatch.setattr(metrics, "_CELLS", 40 * 7)
+    assert metrics.bootstrap(truth, predicted, 4, 2000, groups_N=groups) == once
 
 
 @pytest.mark.parametrize(

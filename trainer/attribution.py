@@ -1,0 +1,90 @@
+"""What each modality is worth to a model, and what it costs when one goes missing.
+
+Both are arithmetic on what the model says with each subset of the modalities, which is computed
+once. `predicted` holds, by subset, the class numbers (N,) of the same clips.
+
+Shapes: N clip, M modality, S subset.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from math import factorial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfuse.trainer.metrics import SCORES, Classes, scores
+
+Subset = tuple[str, ...]
+_DRAWS = 100  # of which clips lose a modality, behind each point of a curve
+
+
+def subsets(modalities: Sequence[str]) -> list[Subset]:
+    """Every non-empty subset, the small ones first."""
+    return [kept for n in range(1, len(modalities) + 1) for kept in combinations(modalities, n)]
+
+
+def shapley(modalities: Sequence[str], value: Mapping[Subset, float]) -> dict[str, float]:
+    """Shapley value of each modality, exact: its mean gain over all orders of coming in.
+
+    They sum to the value of all modalities minus that of none.
+
+    Args:
+        modalities: all of them.
+        value: of every subset, the empty one too, each in the order of `modalities`.
+
+    Source: Shapley 1953; of modalities: Hu et al., arXiv 2205.00302 (SHAPE).
+    """
+    M = len(modalities)
+    worth = {}
+    for name in modalities:
+        others = [other for other in modalities if other != name]
+        worth[name] = 0.0
+        for kept in [(), *subsets(others)]:
+            joined = tuple(m for m in modalities if m in kept or m == name)
+            share = factorial(len(kept)) * factorial(M - len(kept) - 1) / factorial(M)
+            worth[name] += share * (value[joined] - value[kept])
+    return worth
+
+
+def robustness(
+    modalities: Sequence[str],
+    predicted: Mapping[Subset, Classes],
+    truth_N: Classes,
+    classes: int,
+    shares: Sequence[float],
+    seed: int = 0,
+) -> dict[str, dict[str, list[float]]]:
+    """Scores as modalities go missing from a share of the clips: a value for each of `shares`.
+
+    Each is the mean over 100 draws of the clips that lose something.
+
+    Under a modality's name that one alone goes missing; under `any` each goes missing by itself
+    from that share, and a clip that would lose all keeps one, each equally likely.
+
+    Within a draw, who lost a modality at a smaller share has lost it at a larger one too.
+    """
+    rng = np.random.default_rng(seed)
+    M, N = len(modalities), len(truth_N)
+    stacked_SN = np.zeros((2**M, N), dtype=np.int64)  # by bits: which modalities are kept
+    for kept, predicted_N in predicted.items():
+        stacked_SN[sum(1 << m for m, name in enumerate(modalities) if name in kept)] = predicted_N
+    curves: dict[str, dict[str, NDArray[np.float64]]] = {
+        name: {score: np.zeros(len(shares)) for score in SCORES} for name in (*modalities, "any")
+    }
+    for _ in range(_DRAWS):
+        order_MN = rng.random((M, N)).argsort(axis=1).argsort(axis=1)
+        rescue_N = 1 << rng.integers(M, size=N)
+        for name, curve in curves.items():
+            lose_M1 = np.array([[name in (m, "any")] for m in modalities])
+            for i, share in enumerate(shares):
+                kept_MN = (order_MN >= round(share * N)) | ~lose_M1
+                kept_N = ((1 << np.arange(M))[:, None] * kept_MN).sum(axis=0)
+                kept_N = np.where(kept_N == 0, rescue_N, kept_N)
+                said_N = stacked_SN[kept_N, np.arange(N)]
+                for score, value in scores(truth_N, said_N, classes).items():
+                    curve[score][i] += value / _DRAWS
+    return {
+        name: {score: values.tolist() for score, values in curve.items()}
+        for name, curve in curves.items()
+    }

@@ -1,0 +1,167 @@
+"""What a trained model is worth: scores, calibration, subsets of the modalities, gates.
+
+Shapes: N clip, M modality, C class.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mmfuse.trainer import calibration, metrics
+from mmfuse.trainer.attribution import Subset, robustness, shapley, subsets
+from mmfuse.trainer.config import EvalConfig, RunConfig
+from mmfuse.trainer.dataset import Dataset
+from mmfuse.trainer.loop import predict
+from mmfuse.trainer.model import FusionModel
+
+SCORED = {"val": "validation", "test": "test"}  # name in the result -> split
+Clips = NDArray[np.int64]
+Probabilities = NDArray[np.float64]
+
+
+def evaluate(
+    model: FusionModel, data: Dataset, config: RunConfig
+) -> tuple[dict[str, Any], Probabilities]:
+    """Scores of validation and test, of every subset of the modalities too.
+
+    Returns:
+        `val`, `test`, `calibration`, and where they are asked for or there `subsets`, `shapley`,
+        `robustness` and `gates` of the result; probabilities (N, C) of the validation clips, then
+        of the test clips.
+    """
+    names, options = model.modalities, config.eval
+    clips = {name: data.clips_of(split) for name, split in SCORED.items()}
+    asked = subsets(names) if options.subsets else [names]
+    found: dict[Subset, dict[str, Probabilities]] = {
+        kept: {
+            name: predict(model, data, rows, tuple(m in kept for m in names), options.batch_size)
+            for name, rows in clips.items()
+        }
+        for kept in asked
+    }
+    whole = found[names]
+    result: dict[str, Any] = {
+        name: scored(data, rows, whole[name], options) for name, rows in clips.items()
+    }
+    result["calibration"] = calibrated(data, clips, whole, options)
+    if options.subsets:
+        result["subsets"] = {
+            "+".join(kept): {
+                name: plain_scores(data, rows, of[name]) for name, rows in clips.items()
+            }
+            for kept, of in found.items()
+        }
+    if options.subsets and len(names) > 1:
+        result["shapley"] = {
+            name: _shapley(data, rows, {kept: of[name] for kept, of in found.items()}, names)
+            for name, rows in clips.items()
+        }
+        result["robustness"] = {"missing": list(options.missing_shares)} | {
+            name: robustness(
+                names,
+                {kept: of[name].argmax(axis=1) for kept, of in found.items()},
+                data.label[rows],
+                len(data.classes),
+                options.missing_shares,
+            )
+            for name, rows in clips.items()
+        }
+    gates = {name: gate_means(model, data, rows, options) for name, rows in clips.items()}
+    if all(gates.values()):
+        result["gates"] = gates
+    return result, np.concatenate(list(whole.values()))
+
+
+def plain_scores(data: Dataset, clips: Clips, probabilities_NC: Probabilities) -> dict[str, float]:
+    """NLL, accuracy and macro-F1."""
+    truth_N = data.label[clips]
+    found = metrics.scores(truth_N, probabilities_NC.argmax(axis=1), len(data.classes))
+    return {"nll": calibration.nll(truth_N, probabilities_NC), **found}
+
+
+def scored(
+    data: Dataset, clips: Clips, probabilities_NC: Probabilities, options: EvalConfig
+) -> dict[str, Any]:
+    """All scores of a split, 95 % intervals of two, and the confusion (rows are the truth).
+
+    `drawn` says what the intervals draw, and how many of them there are.
+    """
+    truth_N, predicted_N = data.label[clips], probabilities_NC.argmax(axis=1)
+    groups_N = data.groups_of(clips) if options.resample == "group" else None
+    intervals = metrics.bootstrap(
+        truth_N, predicted_N, len(data.classes), options.bootstrap, groups_N=groups_N
+    )
+    area = metrics.auroc(truth_N, probabilities_NC)
+    groups = {} if groups_N is None else {"groups": len(np.unique(groups_N))}
+    return {
+        "clips": len(clips),
+        **plain_scores(data, clips, probabilities_NC),
+        "auroc": None if math.isnan(area) else area,
+        "ece": calibration.ece(truth_N, probabilities_NC, options.ece_bins),
+        **{f"{name}_95": [interval.low, interval.high] for name, interval in intervals.items()},
+        "drawn": groups or {"clips": len(clips)},
+        "confusion": metrics.confusion(truth_N, predicted_N, len(data.classes)).tolist(),
+    }
+
+
+def calibrated(
+    data: Dataset, clips: dict[str, Clips], found: dict[str, Probabilities], options: EvalConfig
+) -> dict[str, Any]:
+    """The temperature that fits validation best, and NLL and ECE of each split at it."""
+    temperature = calibration.fit_temperature(data.label[clips["val"]], found["val"])
+    result: dict[str, Any] = {"temperature": temperature}
+    for name, rows in clips.items():
+        scaled_NC = calibration.at_temperature(found[name], temperature)
+        result[name] = {
+            "nll": calibration.nll(data.label[rows], scaled_NC),
+            "ece": calibration.ece(data.label[rows], scaled_NC, options.ece_bins),
+        }
+    return result
+
+
+def gate_means(
+    model: FusionModel, data: Dataset, clips: Clips, options: EvalConfig
+) -> dict[str, Any] | None:
+    """Mean weight of each modality over the clips that have it, and over those of each class.
+
+    None, if the fusion has no gates. A modality that no clip has is left out.
+    """
+    model.eval()
+    weights_NM = np.zeros((len(data), len(model.modalities)))
+    with torch.inference_mode():
+        for batch in data.batches(clips, options.batch_size):
+            weights_BM = model.gate_weights(batch)
+            if weights_BM is None:
+                return None
+            weights_NM[batch.clips] = weights_BM.double().cpu().numpy()
+
+    def means(rows: Clips) -> dict[str, float]:
+        here_NM = data.present_NM[rows]
+        return {
+            name: float(weights_NM[rows, m][here_NM[:, m]].mean())
+            for m, name in enumerate(model.modalities)
+            if here_NM[:, m].any()
+        }
+
+    classes = {name: clips[data.label[clips] == c] for c, name in enumerate(data.classes)}
+    return {
+        "mean": means(clips),
+        "by_class": {name: means(rows) for name, rows in classes.items() if len(rows)},
+    }
+
+
+def _shapley(
+    data: Dataset, clips: Clips, found: dict[Subset, Probabilities], names: Subset
+) -> dict[str, dict[str, float]]:
+    """Shapley values of each score; a model that sees nothing says the commonest train class."""
+    commonest = int(np.bincount(data.label[data.clips_of("train")]).argmax())
+    guess_NC = np.zeros((len(clips), len(data.classes)))
+    guess_NC[:, commonest] = 1.0
+    values = {kept: plain_scores(data, clips, of) for kept, of in ({(): guess_NC} | found).items()}
+    return {
+        score: shapley(names, {kept: of[score] for kept, of in values.items()})
+        for score in metrics.SCORES
+    }
