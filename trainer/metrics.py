@@ -62,7 +62,19 @@ def macro_f1(confusion_RCC: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(f1.sum(axis=-1) / np.count_nonzero(either, axis=-1), dtype=np.float64)
 
 
+def _macro_f1_of_drawn(confusion_RCC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean F1 over classes that were drawn: whole classes fall out where groups are few.
+
+    A class that fell out is still predicted, and would count as a failure in `macro_f1`.
+    """
+    truth = confusion_RCC.sum(axis=-1)
+    right = np.diagonal(confusion_RCC, axis1=-2, axis2=-1)
+    f1 = np.where(truth > 0, 2 * right / np.maximum(truth + confusion_RCC.sum(axis=-2), 1), 0)
+    return np.asarray(f1.sum(axis=-1) / np.count_nonzero(truth, axis=-1), dtype=np.float64)
+
+
 SCORES: dict[str, Score] = {"accuracy": accuracy, "macro_f1": macro_f1}
+_OF_GROUPS: dict[str, Score] = {"accuracy": accuracy, "macro_f1": _macro_f1_of_drawn}
 
 
 def scores(truth_N: Classes, predicted_N: Classes, classes: int) -> dict[str, float]:
@@ -107,8 +119,10 @@ def bootstrap(
     """
     drawn = _resampled(truth_N, [predicted_N], classes, resamples, seed, groups_N)[0]
     whole = scores(truth_N, predicted_N, classes)
+    resampled = SCORES if groups_N is None else _OF_GROUPS
     return {
-        name: Interval(whole[name], *_percentiles(score(drawn))) for name, score in SCORES.items()
+        name: Interval(whole[name], *_percentiles(score(drawn)))
+        for name, score in resampled.items()
     }
 
 
@@ -128,7 +142,7 @@ def paired_bootstrap(
     drawn = _resampled(truth_N, [predicted_N, against_N], classes, resamples, seed, groups_N)
     ours, theirs = scores(truth_N, predicted_N, classes), scores(truth_N, against_N, classes)
     found = {}
-    for name, score in SCORES.items():
+    for name, score in (SCORES if groups_N is None else _OF_GROUPS).items():
         differences = score(drawn[0]) - score(drawn[1])
         below, above = (differences <= 0).sum() + 1, (differences >= 0).sum() + 1
         p = min(1.0, 2 * float(min(below, above)) / (resamples + 1))

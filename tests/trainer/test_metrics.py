@@ -156,6 +156,23 @@ def test_clips_that_are_copies_make_no_interval_narrower_when_groups_are_drawn(m
     assert metrics.bootstrap(truth, predicted, 4, 2000, groups_N=groups) == once
 
 
+def test_a_class_that_no_drawn_group_has_does_not_count_as_a_failure():
+    rng = np.random.default_rng(7)
+    groups = np.arange(160) // 20  # eight groups, two of each class
+    truth = groups // 2
+    predicted = answers(rng, truth, 0.7)
+    interval = metrics.bootstrap(truth, predicted, 4, 2000, groups_N=groups)["macro_f1"]
+    assert interval.low < interval.value < interval.high
+    assert interval.high - interval.value > 0.2 * (interval.value - interval.low)
+    drawn = metrics._resampled(truth, [predicted], 4, 500, 0, groups)[0]
+    for confusion in drawn:
+        kept = confusion.sum(axis=1) > 0
+        t = np.repeat(np.repeat(np.arange(4), 4), confusion.ravel().astype(int))
+        p = np.repeat(np.tile(np.arange(4), 4), confusion.ravel().astype(int))
+        wanted = f1_score(t, p, labels=np.flatnonzero(kept), average="macro", zero_division=0)
+        assert metrics._macro_f1_of_drawn(confusion) == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize(
     ("only", "others"), [(0, 0), (1, 0), (5, 5), (3, 12), (40, 21), (900, 700)]
 )
