@@ -193,6 +193,12 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
         text = f"{key} = {first['input']!r}: no such key; {hint}"
     elif first["type"] == "missing":
         text = f"{key} is missing; add it"
+    elif first["type"].startswith("union_tag_"):
+        types, tag = _types_at(model, location), first.get("ctx", {}).get("tag")
+        near = difflib.get_close_matches(str(tag), types, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(types)}"
+        said = "is missing" if tag is None else f"= {tag!r}: no such type"
+        text = f"{key}.type {said}; {hint}"
     else:
         text = f"{key} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
     return text + (f" (and {len(others)} more)" if others else "")
@@ -211,6 +217,16 @@ def _without_tags(model: type[BaseModel], location: Sequence[str]) -> list[str]:
 
 def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
     """Names of the fields of a nested model; unions are searched for the models they hold."""
+    return sorted({name for each in _models_at(model, location) for name in each.model_fields})
+
+
+def _types_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    """What `type` may be in a section that is a union of models."""
+    fields = [each.model_fields.get("type") for each in _models_at(model, location)]
+    return sorted({str(field.default) for field in fields if field is not None})
+
+
+def _models_at(model: type[BaseModel], location: Sequence[str]) -> list[type[BaseModel]]:
     models = [model]
     for name in location:
         found: list[type[BaseModel]] = []
@@ -218,7 +234,7 @@ def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
             if name in candidate.model_fields:
                 found += _models_in(candidate.model_fields[name].annotation)
         models = found or models
-    return sorted({name for candidate in models for name in candidate.model_fields})
+    return models
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 TYPES = ("wav2vec2", "hubert", "wavlm", "wav2vec2-conformer", "data2vec-audio", "unispeech-sat")
 BASES = {f"{kind.removesuffix('-audio')}-base": kind for kind in TYPES}  # for random weights
-_EPSILON = 1e-7  # of the processor's normalisation
+EPSILON = 1e-7  # of the processor's normalisation
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Wav2vec2:
         if not (seeded and params.model in BASES):
             self._files = find_model(params.model, TYPES, weights=not seeded)
         self.config = _configuration(self._files, params.model)
-        self.rate_hz, self._normalise = _processor(self._files)
+        self.rate_hz, self.normalise = _processor(self._files)
         kernels, strides = self.config.conv_kernel, self.config.conv_stride
         self.stride = prod(strides)
         self.shortest = 1 + sum((k - 1) * prod(strides[:i]) for i, k in enumerate(kernels))
@@ -96,10 +96,10 @@ class Wav2vec2:
         """
         import torch
 
-        model = self._loaded()
+        model = self.load()
         assert not model.training
         torch.set_num_threads(self.params.threads)
-        if self._normalise:
+        if self.normalise:
             samples_BN = np.stack([_normalised(samples_N) for samples_N in samples_BN])
         device = self._compute.device
         step = 1 if device == "cpu" else len(samples_BN)
@@ -110,10 +110,12 @@ class Wav2vec2:
             with torch.inference_mode(), precision(device, self.params.precision):
                 found = model(batch_BN.to(device), output_hidden_states=wanted)
             for spec, layer in zip(self.specs, self.layers, strict=True):
-                parts[spec.name].append(_picked(found, layer))
+                values = picked(found, layer).float().cpu().numpy()
+                parts[spec.name].append(np.asarray(values, dtype=np.float32))
         return {name: np.concatenate(part) for name, part in parts.items()}
 
-    def _loaded(self) -> "torch.nn.Module":
+    def load(self) -> "torch.nn.Module":
+        """The model itself, in evaluation mode: the same one each time."""
         import torch
         from transformers import AutoModel
         from transformers.utils import logging
@@ -159,7 +161,7 @@ class Wav2vec2:
                 **weights,
                 "layer": "last_hidden_state" if layer == "last" else layer,
                 "windows": self.params.windows.to_json(),
-                "normalised": "per window" if self._normalise else "no",
+                "normalised": "per window" if self.normalise else "no",
                 "rate_hz": self.rate_hz,
                 "threads": self.params.threads,
                 "precision": self.params.precision,
@@ -221,17 +223,16 @@ def _named(layer: str) -> str:
 
 def _normalised(samples_N: Samples) -> Samples:
     centred_N = samples_N - samples_N.mean()
-    return np.asarray(centred_N / np.sqrt(samples_N.var() + _EPSILON), dtype=np.float32)
+    return np.asarray(centred_N / np.sqrt(samples_N.var() + EPSILON), dtype=np.float32)
 
 
-def _picked(found: Any, layer: str) -> NDArray[np.float32]:
+def picked(found: Any, layer: str) -> "torch.Tensor":
+    """A layer of what a model gave with its hidden states, (B, T, D)."""
     if layer == "last":
-        values = found.last_hidden_state
-    elif layer == "mean":
-        values = sum(found.hidden_states) / len(found.hidden_states)
-    else:
-        values = found.hidden_states[int(layer)]
-    return np.asarray(values.float().cpu().numpy(), dtype=np.float32)
+        return found.last_hidden_state  # type: ignore[no-any-return]
+    if layer == "mean":
+        return sum(found.hidden_states) / len(found.hidden_states)  # type: ignore[no-any-return]
+    return found.hidden_states[int(layer)]  # type: ignore[no-any-return]
 
 
 def _plain(config: Any) -> dict[str, Any]:

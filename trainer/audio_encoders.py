@@ -4,15 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from mmfuse.trainer.layers import Downsample, Encoded, blank, masked_max, masked_mean, strides
+from mmfuse.trainer.spec_augment import SpecAugment
 
 
 class MelCNNEncoder(nn.Module):
     """Convolutions over log-mel frames, shortened to a fraction, then mean and maximum.
 
     Bands are standardised with mean and deviation of the training split, kept as buffers. In
-    training, one stretch of bands and one of frames are blanked per clip.
-
-    Source of the masking: SpecAugment, Park et al., arXiv 1904.08779.
+    training, SpecAugment masks one stretch of bands and one of frames of each clip.
     """
 
     mean_F: Tensor
@@ -28,7 +27,8 @@ class MelCNNEncoder(nn.Module):
         mask_frames: int,
     ) -> None:
         super().__init__()
-        self.dim, self.mask_bands, self.mask_frames = hidden_dim, mask_bands, mask_frames
+        self.dim = hidden_dim
+        self.spec_augment = SpecAugment(F=mask_bands, T=mask_frames)
         self.register_buffer("mean_F", torch.zeros(bands))
         self.register_buffer("deviation_F", torch.ones(bands))
         self.shorten = nn.ModuleList(
@@ -49,8 +49,7 @@ class MelCNNEncoder(nn.Module):
         mean_BF = masked_mean(x_BTF, mask_BT)
         variance_BF = masked_mean(x_BTF**2, mask_BT) - mean_BF**2
         spread_BF = variance_BF.clamp(min=1e-6).sqrt()
-        if self.training:
-            x_BTF = self._augmented(x_BTF)
+        x_BTF = self.spec_augment(x_BTF, mask_BT)
         for shorten in self.shorten:
             x_BTF, mask_BT, times_BT = shorten(x_BTF, mask_BT, times_BT)
         pooled_BD = self.pool(
@@ -59,16 +58,3 @@ class MelCNNEncoder(nn.Module):
             )
         )
         return Encoded(blank(x_BTF, mask_BT), mask_BT, pooled_BD, times_BT)
-
-    def _augmented(self, x_BTF: Tensor) -> Tensor:
-        bands_BF = _stretch(len(x_BTF), x_BTF.shape[2], self.mask_bands)
-        frames_BT = _stretch(len(x_BTF), x_BTF.shape[1], self.mask_frames)
-        return x_BTF.masked_fill(bands_BF[:, None] | frames_BT[:, :, None], 0.0)
-
-
-def _stretch(batch: int, size: int, longest: int) -> Tensor:
-    """(batch, size) bool, True in one random stretch of 0..longest steps of each row."""
-    width_B1 = torch.randint(0, min(longest, size) + 1, (batch, 1))
-    start_B1 = (torch.rand(batch, 1) * (size - width_B1 + 1)).long()
-    steps = torch.arange(size)
-    return (steps >= start_B1) & (steps < start_B1 + width_B1)

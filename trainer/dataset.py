@@ -16,20 +16,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmfuse.features.errors import StoreError
 from mmfuse.features.spec import StreamSpec
 from mmfuse.features.store import Stream
 
 SPLITS = ("train", "validation", "test")
 _BUCKET_BATCHES = 16  # batches whose clips are sorted by length together
-_TYPES = {"f": torch.float32, "u": torch.int64, "i": torch.int64, "b": torch.int64}
+_KEPT_ROWS = 1 << 14  # times of longer entries are computed anew rather than kept
+Part = tuple[list[NDArray[Any]], NDArray[np.float32]]  # rows in each stream, and their times
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Clips side by side. By modality: rows padded with zeros, where they are, and their times.
 
-    `clips` are row numbers in the dataset. `times_s` are seconds on each clip's timeline, NaN for
-    streams without time. `present_BM` has a column for each modality, in the dataset's order.
+    Rows are (B, T, *item), or (B, T, L, *item) where a modality has several streams: int64 for ids,
+    which have no time, else float32. `clips` are row numbers in the dataset. `times_s` are seconds
+    on each clip's timeline, NaN for streams without time. `present_BM` has a column for each
+    modality, in the dataset's order.
     """
 
     clips: NDArray[np.int64]
@@ -41,14 +45,21 @@ class Batch:
 
 
 class Dataset:
-    """All labelled clips of a corpus, with one stream of the store for each modality in use."""
+    """All labelled clips of a corpus, with the streams of the store for each modality in use.
+
+    A modality has one stream, or several with the same rows of the same clips: the layers of a
+    model. `streams` holds the first of them, `layers` all.
+
+    Raises:
+        StoreError: streams of one modality do not have the same clips and lengths.
+    """
 
     def __init__(
         self,
         ids: Sequence[str],
         splits: Sequence[str],
         labels: Sequence[str],
-        streams: Mapping[str, Stream],
+        streams: Mapping[str, Stream | Sequence[Stream]],
         groups: Sequence[str | None] | None = None,
     ) -> None:
         self.groups = groups
@@ -56,12 +67,17 @@ class Dataset:
         self.split = np.array(splits)
         self.classes = sorted(set(labels))
         self.label = np.searchsorted(self.classes, labels)
-        self.streams = dict(streams)
-        self.entry = {name: stream.find(self.ids) for name, stream in streams.items()}
-        self.rows = {
-            name: np.where(entry >= 0, streams[name].lengths[entry] if len(streams[name]) else 0, 0)
-            for name, entry in self.entry.items()
+        self.layers = {
+            name: (given,) if isinstance(given, Stream) else tuple(given)
+            for name, given in streams.items()
         }
+        self.streams = {name: layers[0] for name, layers in self.layers.items()}
+        self._entries = {
+            name: [stream.find(self.ids) for stream in layers]
+            for name, layers in self.layers.items()
+        }
+        self.entry = {name: entries[0] for name, entries in self._entries.items()}
+        self.rows = {name: self._equal_rows(name) for name in self.layers}
         self.present_NM = np.stack([rows > 0 for rows in self.rows.values()], axis=1)
         self._buffers: dict[str, Tensor] = {}
         self._times: dict[tuple[str, int], NDArray[np.float32]] = {}
@@ -73,6 +89,14 @@ class Dataset:
     def specs(self) -> dict[str, StreamSpec]:
         """Spec of each modality's stream."""
         return {name: stream.spec for name, stream in self.streams.items()}
+
+    @property
+    def keys(self) -> dict[str, str | list[str]]:
+        """Key of each modality's stream, a list where there are several."""
+        return {
+            name: layers[0].key if len(layers) == 1 else [stream.key for stream in layers]
+            for name, layers in self.layers.items()
+        }
 
     def clips_of(self, split: str) -> NDArray[np.int64]:
         """Row numbers of a split, in the corpus' order."""
@@ -87,11 +111,10 @@ class Dataset:
     def __getitem__(self, clip: int) -> dict[str, Any]:
         """One clip as a dict: id, label, presence, and the array of each modality it has."""
         present = {name: bool(self.present_NM[clip, m]) for m, name in enumerate(self.streams)}
-        arrays = {
-            name: self.streams[name].at(int(self.entry[name][clip]))
-            for name, here in present.items()
-            if here
-        }
+        arrays = {}
+        for name in (name for name, here in present.items() if here):
+            found = self._arrays(name, clip)
+            arrays[name] = found[0] if len(found) == 1 else np.stack(found, axis=1)
         label = self.classes[self.label[clip]]
         return {"id": self.ids[clip], "label": label, "present": present, **arrays}
 
@@ -118,12 +141,13 @@ class Dataset:
         """Gather clips. With `crop_s`, the same random span of time is cut from all streams."""
         spans = [self._span(int(clip), crop_s, rng) for clip in clips] if crop_s and rng else None
         x, mask, times_s, present = {}, {}, {}, []
-        for name, stream in self.streams.items():
-            entries = self.entry[name][clips]
-            stream.will_need(entries[entries >= 0])
+        for name, layers in self.layers.items():
+            for stream, entries in zip(layers, self._entries[name], strict=True):
+                chosen = entries[clips]
+                stream.will_need(chosen[chosen >= 0])
             parts = [
-                self._rows_of(name, int(entry), spans[b] if spans else None)
-                for b, entry in enumerate(entries)
+                self._rows_of(name, int(clip), spans[b] if spans else None)
+                for b, clip in enumerate(clips)
             ]
             x[name], times_s[name], mask[name] = self._padded(name, parts)
             present.append(mask[name].any(dim=1))
@@ -159,9 +183,35 @@ class Dataset:
 
     def _times_of(self, name: str, entry: int) -> NDArray[np.float32]:
         key = (name, entry)
-        if key not in self._times:
-            self._times[key] = self.streams[name].frame_times_s(entry).astype(np.float32)
-        return self._times[key]
+        if key in self._times:
+            return self._times[key]
+        times = self.streams[name].frame_times_s(entry).astype(np.float32)
+        if len(times) <= _KEPT_ROWS:
+            self._times[key] = times
+        return times
+
+    def _equal_rows(self, name: str) -> NDArray[np.int64]:
+        """Rows of each clip, 0 where it has none; the same in all streams of a modality."""
+        found = [
+            np.where(entries >= 0, stream.lengths[entries] if len(stream) else 0, 0)
+            for stream, entries in zip(self.layers[name], self._entries[name], strict=True)
+        ]
+        for stream, rows in zip(self.layers[name], found, strict=True):
+            wrong = np.flatnonzero(rows != found[0])
+            if len(wrong):
+                raise StoreError(
+                    f"clip {self.ids[wrong[0]]!r} has {found[0][wrong[0]]} rows in stream "
+                    f"{self.layers[name][0].key} and {rows[wrong[0]]} in {stream.key}; give the "
+                    "command that makes them again, it goes on where it was"
+                )
+        return found[0]
+
+    def _arrays(self, name: str, clip: int) -> list[NDArray[Any]]:
+        """The clip's rows in each stream of a modality that it has."""
+        entries = self._entries[name]
+        return [
+            stream.at(int(of[clip])) for stream, of in zip(self.layers[name], entries, strict=True)
+        ]
 
     def _span(self, clip: int, crop_s: float, rng: np.random.Generator) -> tuple[float, float]:
         """Start and end, in seconds, of a random span of the clip's first timed modality."""
@@ -174,37 +224,38 @@ class Dataset:
                 return start, start + crop_s
         return -np.inf, np.inf
 
-    def _rows_of(
-        self, name: str, entry: int, span: tuple[float, float] | None
-    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        stream = self.streams[name]
+    def _rows_of(self, name: str, clip: int, span: tuple[float, float] | None) -> Part:
+        """The clip's rows in each stream of a modality, and their times; those of a span."""
+        entry = int(self.entry[name][clip])
         if entry < 0:
-            return np.empty((0, *stream.spec.item), stream.spec.dtype), np.empty(0, np.float32)
-        values, times = stream.at(entry), self._times_of(name, entry)
-        if span is None or stream.spec.timing.kind == "none":
-            return values, times
+            return [], np.empty(0, np.float32)
+        arrays, times = self._arrays(name, clip), self._times_of(name, entry)
+        if span is None or self.streams[name].spec.timing.kind == "none":
+            return arrays, times
         first, last = np.searchsorted(times, span)
-        return values[first:last], times[first:last]
+        return [values[first:last] for values in arrays], times[first:last]
 
-    def _padded(
-        self, name: str, parts: list[tuple[NDArray[Any], NDArray[np.float32]]]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, *item), times (B, T) and mask (B, T), in buffers that the next call overwrites.
+    def _padded(self, name: str, parts: list[Part]) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, *item) or (B, T, L, *item), times and mask (B, T), in buffers that the next call
+        overwrites.
 
         float16 is copied as it is and cast by torch, which is ten times as fast as numpy.
         """
-        item = self.streams[name].spec.item
-        dtype = self.streams[name].spec.dtype
-        longest = max(1, *(len(values) for values, _ in parts))
-        raw = self._buffer(name, (len(parts), longest, *item), dtype)
+        spec, layers = self.streams[name].spec, len(self.layers[name])
+        longest = max(1, *(len(times) for _, times in parts))
+        raw = self._buffer(name, (len(parts), longest, layers, *spec.item), spec.dtype)
         times = self._buffer(f"{name} times", (len(parts), longest), "float32")
-        lengths = torch.tensor([len(values) for values, _ in parts])
+        lengths = torch.tensor([len(clock) for _, clock in parts])
         array, seconds = raw.numpy(), times.numpy()
         for b, (values, clock) in enumerate(parts):
-            array[b, : len(values)], array[b, len(values) :] = values, 0
-            seconds[b, : len(values)], seconds[b, len(values) :] = clock, np.nan
+            for layer, rows in enumerate(values):
+                array[b, : len(clock), layer] = rows
+            array[b, len(clock) :] = 0
+            seconds[b, : len(clock)], seconds[b, len(clock) :] = clock, np.nan
         mask = torch.arange(longest) < lengths[:, None]
-        return raw.to(_TYPES[np.dtype(dtype).kind]), times, mask
+        ids = spec.timing.kind == "none" and np.dtype(spec.dtype).kind in "uib"
+        x = raw.to(torch.int64 if ids else torch.float32)
+        return x if layers > 1 else x.squeeze(2), times, mask
 
     def _buffer(self, name: str, shape: tuple[int, ...], dtype: str) -> Tensor:
         size = int(np.prod(shape))

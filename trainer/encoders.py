@@ -1,7 +1,7 @@
-"""The encoders a configuration can name, and the stream that each reads.
+"""The encoders a configuration can name, and the streams that each reads.
 
 An encoder is an `nn.Module` with `dim` and `forward(x, mask_BT, times_BT) -> Encoded`. Adding one
-is a class, a section in `config.py` and a line in `ENCODERS`.
+is a class, a section in `config.py`, and a line in `ENCODERS` and in `STREAMS`.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,55 +12,160 @@ from torch import nn
 from mmfuse.features.errors import ConfigError, StoreError
 from mmfuse.features.spec import StreamSpec
 from mmfuse.trainer.audio_encoders import MelCNNEncoder
-from mmfuse.trainer.config import EventBasedConfig, MelCNNConfig, TextEncoderConfig
-from mmfuse.trainer.midi_encoders import READABLE, EventBasedEncoder
+from mmfuse.trainer.config import (
+    EventBasedConfig,
+    MelCNNConfig,
+    MusicTransformerConfig,
+    PianoRollConfig,
+    StoredConfig,
+    TextEncoderConfig,
+    Wav2Vec2Config,
+)
+from mmfuse.trainer.fine_tuned import FineTunedEncoder, fine_tuned_source
+from mmfuse.trainer.midi_embedding import READABLE
+from mmfuse.trainer.midi_encoders import EventBasedEncoder
+from mmfuse.trainer.music_transformer import MusicTransformer
+from mmfuse.trainer.roll_encoder import PianoRollEncoder
+from mmfuse.trainer.stored_encoders import (
+    CLAPEncoder,
+    StoredEncoder,
+    TextEmbeddingEncoder,
+    Wav2Vec2Encoder,
+)
 from mmfuse.trainer.text_encoders import TextEncoder
+
+_OTHERS = (
+    "type", "lr", "source", "layers", "pretrained_model", "random_weights", "freeze",
+    "unfreeze_at_step",
+)  # fmt: skip
 
 
 def _mel_cnn(config: MelCNNConfig, spec: StreamSpec) -> nn.Module:
     return MelCNNEncoder(bands=spec.item[0], **_arguments(config))
 
 
-def _event_based(config: EventBasedConfig, spec: StreamSpec) -> nn.Module:
-    vocabulary = _param(spec, "vocabulary")
-    if vocabulary["name"] not in READABLE:
-        raise ConfigError(
-            f"model.midi_encoder.type = 'event_based' reads {' and '.join(READABLE)}, and stream "
-            f"{spec.key} is {vocabulary['name']}; set preprocessing.midi.tokenization = "
-            f"{READABLE[0]!r} and make the stream anew with `mmfeat run`"
-        )
-    field = spec.fields.index("token")
-    return EventBasedEncoder(vocabulary, token_field=field, **_arguments(config))
+def _events(kind: type[nn.Module]) -> Callable[[Any, StreamSpec], nn.Module]:
+    def build(config: EventBasedConfig | MusicTransformerConfig, spec: StreamSpec) -> nn.Module:
+        vocabulary = _param(spec, "vocabulary")
+        if vocabulary["name"] not in READABLE:
+            raise ConfigError(
+                f"model.midi_encoder.type = {config.type!r} reads {', '.join(READABLE)}, and "
+                f"stream {spec.key} is {vocabulary['name']}; set preprocessing.midi.tokenization = "
+                f"{READABLE[0]!r} and make the stream anew with `mmfeat run`"
+            )
+        return kind(spec=spec, **_arguments(config))
+
+    return build
+
+
+def _piano_roll(config: PianoRollConfig, spec: StreamSpec) -> nn.Module:
+    return PianoRollEncoder(planes=spec.item[0], **_arguments(config))
 
 
 def _text(config: TextEncoderConfig, spec: StreamSpec) -> nn.Module:
     return TextEncoder(vocab_size=_param(spec, "vocab_size"), **_arguments(config))
 
 
+def _stored(kind: type[StoredEncoder]) -> Callable[[Any, StreamSpec], nn.Module]:
+    def build(config: StoredConfig, spec: StreamSpec) -> nn.Module:
+        made = spec.params.get("model", "")
+        if config.pretrained_model and made != config.pretrained_model:
+            raise ConfigError(
+                f"pretrained_model = {config.pretrained_model!r}, and stream {spec.key} is of "
+                f"{made!r}; name that one, or make the stream anew with `mmfeat run`"
+            )
+        count = len(stream_names(config, spec))
+        return kind(width=spec.item[0], count=count, **_arguments(config, _OTHERS))
+
+    return build
+
+
+def _wav2vec2(config: Wav2Vec2Config, spec: StreamSpec) -> nn.Module:
+    if config.source == "stored":
+        return _stored(Wav2Vec2Encoder)(config, spec)
+    layers = config.layers if isinstance(config.layers, str) else ",".join(map(str, config.layers))
+    model = fine_tuned_source(config.pretrained_model, layers, config.random_weights)
+    rate_hz = _param(spec, "rate_hz")
+    if rate_hz != model.rate_hz:
+        raise ConfigError(
+            f"model {config.pretrained_model} hears {model.rate_hz} Hz, and stream {spec.key} has "
+            f"{rate_hz} Hz; set preprocessing.audio.rate_hz = {model.rate_hz} and make it anew "
+            "with `mmfeat run`"
+        )
+    width, count = int(model.config.hidden_size), len(model.layers)
+    head = Wav2Vec2Encoder(width=width, count=count, **_arguments(config, _OTHERS))
+    return FineTunedEncoder(
+        model, head, freeze=config.freeze, unfreeze_at_step=config.unfreeze_at_step
+    )
+
+
 ENCODERS: Mapping[str, Callable[[Any, StreamSpec], nn.Module]] = {
     "mel_cnn": _mel_cnn,
-    "event_based": _event_based,
+    "wav2vec2": _wav2vec2,
+    "clap": _stored(CLAPEncoder),
+    "event_based": _events(EventBasedEncoder),
+    "music_transformer": _events(MusicTransformer),
+    "piano_roll": _piano_roll,
     "text": _text,
+    "text_embedding": _stored(TextEmbeddingEncoder),
 }
 STREAMS: Mapping[str, str] = {
     "mel_cnn": "logmel",
+    "wav2vec2": "wav2vec2",
+    "clap": "clap",
     "event_based": "midi_tokens",
+    "music_transformer": "midi_tokens",
+    "piano_roll": "piano_roll",
     "text": "text_tokens",
+    "text_embedding": "text_embedding",
 }
 
 
 def build_encoder(config: Any, spec: StreamSpec) -> nn.Module:
     """The encoder that a section of the configuration describes, for a stream of that spec.
 
+    Of several streams it is the spec of the first; they differ in the layer alone.
+
     Raises:
-        ConfigError: the stream is written in a way that the encoder can't read.
+        ConfigError: the stream is written in a way that the encoder can't read, or by another
+            model.
         StoreError: the spec lacks what the encoder has to know, e.g. the vocabulary's size.
+        MissingError: a model to fine-tune is not on this machine.
     """
     return ENCODERS[config.type](config, spec)
 
 
-def _arguments(config: Any) -> dict[str, Any]:
-    return {name: value for name, value in config.model_dump().items() if name != "type"}
+def stream_names(config: Any, first: StreamSpec | None = None, seeded: bool = False) -> list[str]:
+    """Names of the streams that an encoder reads.
+
+    Args:
+        config: the encoder's section.
+        first: spec of the first of them; without it, only the first one's name is told, since how
+            many "all" layers are stands in it.
+        seeded: whether the pretrained model has random weights, where `first` does not tell.
+
+    Raises:
+        StoreError: the spec does not say how many layers there are.
+    """
+    base = STREAMS[config.type]
+    if getattr(config, "source", "stored") == "waveform":
+        return ["waveform"]
+    if isinstance(config, StoredConfig) and (
+        seeded if first is None else "random_weights" in first.params
+    ):
+        base += "_random"
+    layers = getattr(config, "layers", "last") if isinstance(config, Wav2Vec2Config) else "last"
+    if layers == "last":
+        return [base]
+    if layers == "all":
+        count = 0 if first is None else int(_param(first, "architecture")["num_hidden_layers"])
+        layers = tuple(range(count + 1))
+    names = [f"{base}_layer{layer:02}" for layer in layers]
+    return names[:1] if first is None else names
+
+
+def _arguments(config: Any, without: tuple[str, ...] = ("type", "lr")) -> dict[str, Any]:
+    return {name: value for name, value in config.model_dump().items() if name not in without}
 
 
 def _param(spec: StreamSpec, name: str) -> Any:

@@ -85,22 +85,32 @@ class Attention(nn.Module):
 class TransformerLayer(nn.Module):
     """Pre-norm attention and feed-forward, each with a residual.
 
+    Another attention than the plain one may be given, and gets what follows the mask.
+
     Source: Xiong et al., arXiv 2002.04745 (pre-norm trains without a long warm-up).
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float, expansion: int = 2) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        dropout: float,
+        expansion: int = 2,
+        attention: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(dim)
-        self.attention = Attention(dim, heads)
+        self.attention = attention or Attention(dim, heads)
         self.norm_mlp = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(
             nn.Linear(dim, expansion * dim), nn.GELU(), nn.Linear(expansion * dim, dim)
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor, *context: Tensor) -> Tensor:
         """(B, T, D) and its mask -> (B, T, D)."""
-        x_BTD = x_BTD + self.dropout(self.attention(self.norm_attention(x_BTD), mask_BT))
+        attended_BTD = self.attention(self.norm_attention(x_BTD), mask_BT, *context)
+        x_BTD = x_BTD + self.dropout(attended_BTD)
         y_BTD: Tensor = x_BTD + self.dropout(self.mlp(self.norm_mlp(x_BTD)))
         return y_BTD
 

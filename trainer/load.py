@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from mmfuse.features.spec import StreamSpec
 from mmfuse.features.store import FeatureStore, Stream, open_store
 from mmfuse.trainer.config import RunConfig
 from mmfuse.trainer.dataset import SPLITS, Dataset
-from mmfuse.trainer.encoders import STREAMS
+from mmfuse.trainer.encoders import stream_names
+
+# streams that some `mmfeat extract --encoder` makes; the others are there after any `mmfeat run`
+MAKERS = {name: name for name in ("logmel", "waveform", "wav2vec2", "clap", "text_embedding")}
 
 
 def load_dataset(
@@ -42,22 +46,25 @@ def load_dataset(
                 "empty one takes the defaults"
             )
     rows = _labelled(config)
-    make = _mmfeat_line(config_path, config, overrides)
+    lines = {
+        name: _mmfeat_line(config_path, config, overrides, name) for name in config.model.encoders()
+    }
     if not data.store.exists():
+        make = next(iter(lines.values()))
         raise MissingError(f"no feature store at {data.store}; make it with: {make}")
     store = open_store(data.store)
     streams = {
-        name: _matching(store, STREAMS[encoder.type], getattr(config.preprocessing, name), make)
+        name: _streams(store, encoder, getattr(config.preprocessing, name), lines[name])
         for name, encoder in config.model.encoders().items()
     }
     ids, splits, labels, groups = zip(*rows, strict=True)
     dataset = Dataset(ids, splits, labels, streams, groups)
     train = dataset.clips_of("train")
-    for m, (name, stream) in enumerate(streams.items()):
+    for m, (name, stream) in enumerate(dataset.streams.items()):
         if not dataset.present_NM[train, m].any():
             raise MissingError(
                 f"stream {stream.key} of {data.store} holds none of the {len(train)} train clips "
-                f"of {data.corpus}; if they have {name}, make it with: {make}"
+                f"of {data.corpus}; if they have {name}, make it with: {lines[name]}"
             )
     return dataset, store
 
@@ -93,28 +100,66 @@ def _labelled(config: RunConfig) -> list[tuple[str, str, str, str | None]]:
     return rows
 
 
-def _mmfeat_line(path: Path, config: RunConfig, overrides: Sequence[str]) -> str:
-    """The command that makes the streams of a run."""
+def _mmfeat_line(path: Path, config: RunConfig, overrides: Sequence[str], modality: str) -> str:
+    """The command that makes the streams that a modality's encoder reads."""
+    encoder = config.model.encoders()[modality]
+    section = getattr(config.preprocessing, modality)
+    maker = MAKERS.get(stream_names(encoder)[0].partition("_layer")[0])
     words = ["mmfeat", "run", str(path)]
+    if not _describes(section, maker):
+        words = ["mmfeat", "extract", "--encoder", str(maker), "--config", str(path)]
+        if getattr(encoder, "source", "") == "stored" and getattr(encoder, "pretrained_model", ""):
+            words += ["--model", encoder.pretrained_model]
     words += ["--corpus", str(config.data.corpus), "--store", str(config.data.store)]
     for override in overrides:
         if override.strip().startswith(("preprocessing.", "data.columns")):
             words += ["--set", override]
+    wanted, made = _layers(encoder), getattr(section, "layers", "last")
+    if wanted is not None and made not in (wanted, "all"):
+        words += ["--set", f'preprocessing.audio.layers="{wanted}"']
     return shlex.join(words)
 
 
-def _matching(store: FeatureStore, name: str, section: Any, make: str) -> Stream:
-    """The stream of that name made as the section of `[preprocessing]` says.
+def _layers(encoder: Any) -> str | None:
+    """Stored layers that an encoder wants, as `mmfeat --layers` takes them; None: no matter."""
+    if encoder.type != "wav2vec2" or encoder.source == "waveform":
+        return None
+    return encoder.layers if isinstance(encoder.layers, str) else ",".join(map(str, encoder.layers))
 
-    Only what both state is compared.
+
+def _describes(section: Any, maker: str | None) -> bool:
+    """Whether a section of `[preprocessing]` is about the stream of that `mmfeat --encoder`."""
+    return maker is None or getattr(section, "encoder", None) == maker
+
+
+def _streams(store: FeatureStore, encoder: Any, section: Any, make: str) -> list[Stream]:
+    """All streams that an encoder reads, the first one's spec deciding which the others are."""
+    seeded = getattr(section, "random_weights", None) is not None
+    name = stream_names(encoder, seeded=seeded)[0]
+    first = _matching(store, name, section, make)
+    names = stream_names(encoder, first.spec)
+    return [first, *(_matching(store, name, section, make, first.spec) for name in names[1:])]
+
+
+def _matching(
+    store: FeatureStore, name: str, section: Any, make: str, first: StreamSpec | None = None
+) -> Stream:
+    """The stream of that name made as the section of `[preprocessing]` says, and as `first` was.
+
+    Only what both state is compared; nothing, where the section is about another encoder.
     """
-    wanted = section.model_dump()
+    described = _describes(section, MAKERS.get(name.partition("_layer")[0].removesuffix("_random")))
+    wanted = section.model_dump(exclude_none=True) if described else {}
+    if "duration_s" in wanted:
+        wanted.setdefault("hop_s", wanted["duration_s"])
+    if first is not None:
+        wanted = {k: v for k, v in first.params.items() if k != "layer"}
     specs = {key: spec for key, spec in store.specs().items() if spec.name == name}
     if not specs:
         raise MissingError(f"store {store.path} has no stream {name!r}; make it with: {make}")
     fitting, differing = [], ""
     for key, spec in specs.items():
-        stated = _stated(spec)
+        stated = _stated(spec) if first is None else dict(spec.params)
         others = [k for k, v in wanted.items() if k in stated and stated[k] != v]
         if others:
             k = others[0]
@@ -135,8 +180,17 @@ def _matching(store: FeatureStore, name: str, section: Any, make: str) -> Stream
 
 
 def _stated(spec: StreamSpec) -> dict[str, Any]:
-    """Plain parameters of a spec by name, and the name of its vocabulary if it has one."""
-    plain = {k: v for k, v in spec.params.items() if isinstance(v, bool | int | float | str)}
+    """Parameters of a spec under the names that `[preprocessing]` has for them."""
+    plain: dict[str, Any] = {
+        k: v for k, v in spec.params.items() if isinstance(v, bool | int | float | str)
+    }
     if "vocabulary" in spec.params:
         plain["tokenization"] = spec.params["vocabulary"]["name"]
+    if spec.name.startswith("wav2vec2"):
+        windows = spec.params["windows"]
+        plain |= {key: float(Fraction(windows[key])) for key in ("duration_s", "hop_s")}
+        plain["tail"] = windows["tail"]
+    if spec.name == "piano_roll":
+        plain["roll_fps"] = spec.params.get("fps")
+        plain["roll_planes"] = tuple(spec.params.get("planes", ()))
     return plain

@@ -72,9 +72,8 @@ def fit(
     groups = parameter_groups(model, config.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.lr, foreach=True)
     steps_an_epoch = -(-len(clips) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, cosine(config.warmup_steps, config.epochs * steps_an_epoch)
-    )
+    factor = cosine(config.warmup_steps, config.epochs * steps_an_epoch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     weights_C = class_weights(data, clips) if config.class_weights else None
     averaged = copy.deepcopy(model) if config.ema else model
     result, best_state = Fit(), copy.deepcopy(model.state_dict())
@@ -84,6 +83,7 @@ def fit(
             losses = []
             rng = np.random.default_rng([config.seed, epoch, 1])
             for rows in data.order(clips, config.batch_size, config.seed, epoch):
+                model.thaw(result.steps)
                 batch = data.batch(rows, config.crop_s, rng)
                 present_BM = drop_modalities(batch.present_BM, config.modality_dropout)
                 output = model(batch, present_BM)
@@ -106,7 +106,7 @@ def fit(
             record = {
                 "epoch": epoch,
                 "step": result.steps,
-                "lr": float(schedule.get_last_lr()[0]),
+                "lr": config.lr * factor(result.steps),
                 "train_loss": float(torch.stack(losses).mean()),
                 **{f"val_{name}": value for name, value in found.items()},
             }

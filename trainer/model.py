@@ -14,6 +14,7 @@ from mmfuse.features.spec import StreamSpec
 from mmfuse.trainer.config import ModelConfig
 from mmfuse.trainer.dataset import Batch
 from mmfuse.trainer.encoders import build_encoder
+from mmfuse.trainer.fine_tuned import FineTunedEncoder
 from mmfuse.trainer.fusion import build_fusion
 from mmfuse.trainer.layers import Encoded
 
@@ -51,6 +52,7 @@ class FusionModel(nn.Module):
         self.encoders = nn.ModuleDict(
             {name: build_encoder(encoders[name], spec) for name, spec in specs.items()}
         )
+        self.lr = {name: getattr(encoders[name], "lr", 0.0) for name in specs}
         dims = {name: section.hidden_dim for name, section in encoders.items()}
         self.fusion = build_fusion(config.fusion, dims)
         self.head = nn.Linear(self.fusion.out_dim, classes)
@@ -82,6 +84,12 @@ class FusionModel(nn.Module):
             for m, name in enumerate(self.modalities)
         }
 
+    def thaw(self, step: int) -> None:
+        """Freeze and unfreeze pretrained parts as an optimizer step, from 0, has them."""
+        for encoder in self.encoders.values():
+            if isinstance(encoder, FineTunedEncoder):
+                encoder.thaw(step)
+
 
 def drop_modalities(present_BM: Tensor, p: float) -> Tensor:
     """Take each present modality away with probability p, but never the last one of a clip.
@@ -102,8 +110,9 @@ def drop_modalities(present_BM: Tensor, p: float) -> Tensor:
 def parameter_groups(model: FusionModel, weight_decay: float) -> list[dict[str, Any]]:
     """One group for each part of the model, with and without decay; norms and biases have none.
 
-    Every trainable parameter is in exactly one group: an optimizer that misses some trains a model
-    that looks whole.
+    Every parameter that trains, now or after a thaw, is in exactly one group: an optimizer that
+    misses some trains a model that looks whole. A group has an `lr` where the configuration gives
+    its encoder one; in a fine-tuned encoder that is the pretrained part's.
     """
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for part, parameter in _parts(model):
@@ -114,20 +123,44 @@ def parameter_groups(model: FusionModel, weight_decay: float) -> list[dict[str, 
                 "name": f"{part}/{'decay' if decays else 'no_decay'}",
                 "params": [],
                 "weight_decay": weight_decay if decays else 0.0,
+                **_own_lr(model, part),
             },
         )
         group["params"].append(parameter)
     grouped = sorted(id(p) for group in groups.values() for p in group["params"])
-    trainable = sorted(id(p) for p in model.parameters() if p.requires_grad)
-    assert grouped == trainable, "a parameter is in no group, or in two"
+    trained = sorted({id(p) for p in model.parameters() if p.requires_grad} | _later(model))
+    assert grouped == trained, "a parameter is in no group, or in two"
     return list(groups.values())
 
 
 def _parts(model: FusionModel) -> Iterator[tuple[str, nn.Parameter]]:
-    """(part, parameter) with the parts `audio`, `midi`, `text`, `fusion`, `head`."""
+    """(part, parameter) with the parts `audio`, `midi`, `text`, `fusion`, `head`.
+
+    What is pretrained is a part of its own, `audio.pretrained`.
+    """
+    later = _later(model)
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad and id(parameter) not in later:
             continue
-        first, second = name.split(".")[:2]
-        parts = {"encoders": second, "fusion": "fusion", "head": "head", "unimodal": "head"}
+        first, second, *rest = name.split(".")
+        inner = f"{second}.pretrained" if rest[:1] == ["pretrained"] else second
+        parts = {"encoders": inner, "fusion": "fusion", "head": "head", "unimodal": "head"}
         yield parts[first], parameter
+
+
+def _later(model: FusionModel) -> set[int]:
+    """Parameters that are frozen now and will not be, by id."""
+    return {
+        id(parameter)
+        for encoder in model.encoders.values()
+        if isinstance(encoder, FineTunedEncoder)
+        for parameter in encoder.later
+    }
+
+
+def _own_lr(model: FusionModel, part: str) -> dict[str, float]:
+    name, _, pretrained = part.partition(".")
+    lr = model.lr.get(name, 0.0)
+    if not lr or (isinstance(model.encoders[name], FineTunedEncoder) and not pretrained):
+        return {}
+    return {"lr": lr}

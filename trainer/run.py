@@ -95,7 +95,7 @@ def train(
             "corpus": str(config.data.corpus),
             "store": str(config.data.store),
             "store_root": store.root,
-            "streams": {name: stream.key for name, stream in data.streams.items()},
+            "streams": data.keys,
             "versions": {"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
         }
         run.finish(result)

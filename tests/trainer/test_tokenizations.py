@@ -1,5 +1,7 @@
 """`event_based` reads what has one token a row, finds the stream that was asked for, or says no."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from mmfuse.features.midi_tokens import TOKENIZATIONS, midi_tokens_spec, tokens_
 from mmfuse.features.spec import Entry
 from mmfuse.features.store import open_store
 from mmfuse.features.writer import StoreWriter
-from mmfuse.trainer.config import EventBasedConfig
+from mmfuse.trainer.config import EventBasedConfig, MusicTransformerConfig
 from mmfuse.trainer.encoders import build_encoder
 from mmfuse.trainer.load import _matching
 
@@ -21,10 +23,11 @@ def encode(encoder, values):
     return encoder(x, mask, x[..., 1]).pooled_BD
 
 
-@pytest.mark.parametrize("name", ["midi_like", "remi"])
-def test_one_token_a_row_is_read(in_bars, name):
+@pytest.mark.parametrize("config", [EventBasedConfig, MusicTransformerConfig])
+@pytest.mark.parametrize("name", TOKENIZATIONS)
+def test_every_tokenization_is_read(in_bars, name, config):
     chosen = TOKENIZATIONS[name]()
-    encoder = build_encoder(EventBasedConfig(hidden_dim=16), midi_tokens_spec(chosen)).eval()
+    encoder = build_encoder(config(hidden_dim=16), midi_tokens_spec(chosen)).eval()
     low, high = (
         encode(encoder, tokens_entry(in_bars((0, 1, pitch), (5, 1, pitch)), chosen).values)
         for pitch in (40, 80)
@@ -35,7 +38,7 @@ def test_one_token_a_row_is_read(in_bars, name):
 
 def test_remi_pitches_have_a_class_and_an_octave_and_nothing_else_has():
     chosen = TOKENIZATIONS["remi"]()
-    encoder = build_encoder(EventBasedConfig(hidden_dim=16), midi_tokens_spec(chosen))
+    encoder = build_encoder(EventBasedConfig(hidden_dim=16), midi_tokens_spec(chosen)).events
     first = chosen.first["pitch"]
     pitched = torch.zeros(chosen.vocabulary_size, dtype=torch.bool)
     pitched[first : first + 128] = True
@@ -44,9 +47,10 @@ def test_remi_pitches_have_a_class_and_an_octave_and_nothing_else_has():
     assert encoder.pitch_V[first + 60] == 60
 
 
-def test_compound_is_refused_with_what_to_type():
-    with pytest.raises(ConfigError, match="is compound; set preprocessing.midi.tokenization = 'm"):
-        build_encoder(EventBasedConfig(), midi_tokens_spec(TOKENIZATIONS["compound"]()))
+def test_an_unknown_tokenization_is_refused_with_what_to_type():
+    spec = replace(midi_tokens_spec(), params={"vocabulary": {"name": "runes"}})
+    with pytest.raises(ConfigError, match="is runes; set preprocessing.midi.tokenization = 'm"):
+        build_encoder(EventBasedConfig(), spec)
 
 
 def test_a_store_with_several_tokenizations_gives_the_one_that_is_asked_for(tmp_path):
