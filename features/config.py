@@ -39,6 +39,57 @@ class DataConfig(Strict):
     columns: dict[str, str] = Field(default_factory=dict)  # our column name -> the manifest's
 
 
+Range = tuple[float, float]
+
+
+class JointAugmentations(Strict):
+    """What moves audio and MIDI together; it may stand in the section of either."""
+
+    time_stretch: Range | None = None  # how many times as long, from and to, in hundredths
+    pitch_shift: int = Field(0, ge=0, le=12)  # semitones, up or down at most
+
+    @field_validator("time_stretch")
+    @classmethod
+    def _moderate(cls, value: Range | None) -> Range | None:
+        return _range_within(value, 0.5, 2)
+
+
+class AudioAugmentations(JointAugmentations):
+    """What else differs in the audio of a view."""
+
+    noise_snr_db: Range | None = None  # white noise this much below the clip, from and to
+    gain_db: Range | None = None
+
+    @field_validator("noise_snr_db", "gain_db")
+    @classmethod
+    def _audible(cls, value: Range | None) -> Range | None:
+        return _range_within(value, -60, 120)
+
+
+class MidiAugmentations(JointAugmentations):
+    """What else differs in the notes of a view."""
+
+    velocity: int = Field(0, ge=0, le=126)  # each note's varies by up to it
+    quantize: int = Field(0, ge=0, le=96)  # steps a quarter, towards which onsets are drawn; 0: no
+    quantize_strength: Range = (0.0, 1.0)  # from and to; 1 puts onsets onto the grid
+    jitter_s: float = Field(0.0, ge=0, le=0.1)  # each note moves by up to it
+
+    @field_validator("quantize_strength")
+    @classmethod
+    def _share(cls, value: Range) -> Range | None:
+        return _range_within(value, 0, 1)
+
+
+class Augmentations(AudioAugmentations, MidiAugmentations):
+    """What the views of a clip differ in, in all modalities."""
+
+
+def _range_within(value: Range | None, least: float, most: float) -> Range | None:
+    if value is not None and not least <= value[0] <= value[1] <= most:
+        raise ValueError(f"expected [from, to] with {least} <= from <= to <= {most}")
+    return value
+
+
 class AudioPreprocessing(Strict):
     """How audio becomes a stream."""
 
@@ -59,6 +110,7 @@ class AudioPreprocessing(Strict):
     threads: int = Field(2, ge=1)  # of the model; their number shows in the last bits
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # in which a model computes
     options: dict[str, Any] = Field(default_factory=dict)  # of encoders that other packages bring
+    augmentations: AudioAugmentations | None = None  # of the views
 
 
 class MidiPreprocessing(Strict):
@@ -74,6 +126,7 @@ class MidiPreprocessing(Strict):
     roll_planes: tuple[Literal["onset", "sustain", "velocity", "drums"], ...] = Field(
         ("onset", "sustain", "velocity"), min_length=1
     )
+    augmentations: MidiAugmentations | None = None  # of the views
 
     @field_validator("positions_per_quarter", "programs", "tempos")
     @classmethod

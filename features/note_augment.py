@@ -1,4 +1,4 @@
-"""Variants of a clip's notes: transposed, louder and softer, on the grid, faster or slower.
+"""Variants of a clip's notes: transposed, louder, on the grid or off it, faster or slower.
 
 Conventions: each function takes rows of the `notes` stream, (n, 15) float64 with fields as in
 `notes.FIELDS`, and gives new rows, sorted by tick, then pitch, as the stream is; what it was given
@@ -81,38 +81,33 @@ def quantize(notes_values: Rows, steps_per_quarter: int, strength: float = 1.0) 
             f"quantization to {steps_per_quarter} steps a quarter at strength {strength}; steps "
             "are at least 1, strength is 0 to 1"
         )
-    values = notes_values.copy()
-    column = dict(zip(FIELDS, values.T, strict=True))  # views: what is written is in `values`
+    column = dict(zip(FIELDS, notes_values.T, strict=True))
     metric = column["ticks_per_quarter"] > 0
     beat, bar_length = column["beat_in_bar"], column["bar_length"]
     nearest = np.floor(beat * steps_per_quarter + (0.5 + _SNAP)) / steps_per_quarter
     wanted = strength * (np.minimum(nearest, bar_length) - beat) * column["ticks_per_quarter"]
-    by_ticks = np.floor(wanted + 0.5)
-    moves = metric & (by_ticks != 0)
-    if not moves.any():
-        return values
-    by_ticks, ticks_per_quarter = by_ticks[moves], column["ticks_per_quarter"][moves]
+    return _moved(notes_values, np.where(metric, np.floor(wanted + 0.5), 0))
 
-    ticks, clock_s = _clock(values[metric])
-    for tick, second in (("tick", "onset_s"), ("offset_tick", "offset_s")):
-        column[tick][moves] += by_ticks
-        column[second][moves] = np.interp(column[tick][moves], ticks, clock_s)
-    fine = np.floor((beat[moves] * ticks_per_quarter + by_ticks) * _FINEST + 0.5)
-    beat[moves] = fine / (_FINEST * ticks_per_quarter)
-    over = np.flatnonzero(metric & (beat >= bar_length - _SNAP))
-    bars, lengths = column["bar"].copy(), bar_length.copy()
-    column["bar"][over] += 1
-    beat[over] = np.maximum(beat[over] - bar_length[over], 0)
-    following = np.minimum(np.searchsorted(bars, bars[over] + 1), len(bars) - 1)
-    there = bars[following] == bars[over] + 1  # the next bar has notes, so its length is known
-    bar_length[over] = np.where(there, lengths[following], lengths[over])
-    return _in_order(values)
+
+def jitter(notes_values: Rows, spread_s: float, rng: np.random.Generator) -> Rows:
+    """Move each note by a time of -spread_s ... spread_s, to the nearest tick; none before tick 0.
+
+    Lengths in ticks stay. Seconds are those of the new tick, as in `quantize`. Rows of files with
+    SMPTE division stay as they are.
+    """
+    column = dict(zip(FIELDS, notes_values.T, strict=True))
+    metric = column["ticks_per_quarter"] > 0
+    tick_s = np.ones(len(notes_values))
+    tick_s[metric] = column["quarter_s"][metric] / column["ticks_per_quarter"][metric]
+    by_ticks = np.rint(rng.uniform(-spread_s, spread_s, len(notes_values)) / tick_s)
+    return _moved(notes_values, np.where(metric, np.maximum(by_ticks, -column["tick"]), 0))
 
 
 def scale_tempo(notes_values: Rows, factor: Fraction | float) -> Rows:
     """Play `factor` times as fast: seconds shrink by it, towards second 0 of the clip.
 
     That is what stretching the clip's audio by the same factor does, so the two stay together.
+    With a `Fraction` each time is computed exactly and rounded once.
     Ticks, bars and beats stay. With SMPTE division ticks are time, so there they shrink too, each
     to the nearest whole one, and bars of two seconds are counted anew.
 
@@ -124,12 +119,43 @@ def scale_tempo(notes_values: Rows, factor: Fraction | float) -> Rows:
     values, by = notes_values.copy(), float(factor)
     column = dict(zip(FIELDS, values.T, strict=True))
     for name in ("onset_s", "offset_s", "quarter_s"):
-        column[name] /= by
+        if isinstance(factor, Fraction):
+            column[name][:] = [float(Fraction(second) / factor) for second in column[name].tolist()]
+        else:
+            column[name] /= by
     timed = column["ticks_per_quarter"] == 0
     for name in ("tick", "offset_tick"):
         column[name][timed] = np.floor(column[name][timed] / by + 0.5)
     since_start = (column["bar"][timed] * SMPTE_BAR_S + column["beat_in_bar"][timed]) / by
     column["bar"][timed], column["beat_in_bar"][timed] = np.divmod(since_start, SMPTE_BAR_S)
+    return _in_order(values)
+
+
+def _moved(notes_values: Rows, by_ticks: Rows) -> Rows:
+    """Move notes by whole ticks, (n,), with their ends, seconds, bars and beats."""
+    moves = by_ticks != 0
+    if not moves.any():
+        return notes_values.copy()
+    values = notes_values.copy()
+    column = dict(zip(FIELDS, values.T, strict=True))  # views: what is written is in `values`
+    ticks, clock_s = _clock(values[column["ticks_per_quarter"] > 0])
+    for tick, second in (("tick", "onset_s"), ("offset_tick", "offset_s")):
+        column[tick][moves] += by_ticks[moves]
+        column[second][moves] = np.interp(column[tick][moves], ticks, clock_s)
+    beat, bar, bar_length = (column[name] for name in ("beat_in_bar", "bar", "bar_length"))
+    ticks_per_quarter = column["ticks_per_quarter"][moves]
+    fine = np.floor((beat[moves] * ticks_per_quarter + by_ticks[moves]) * _FINEST + 0.5)
+    beat[moves] = fine / (_FINEST * ticks_per_quarter)
+    over = np.flatnonzero(moves & (beat >= bar_length - _SNAP))
+    under = np.flatnonzero(moves & (beat < 0))
+    bars, lengths = bar.copy(), bar_length.copy()
+    for rows, step in ((over, 1), (under, -1)):
+        bar[rows] += step
+        place = np.minimum(np.searchsorted(bars, bar[rows]), len(bars) - 1)
+        there = bars[place] == bar[rows]  # that bar has notes, so its length is known
+        bar_length[rows] = np.where(there, lengths[place], lengths[rows])
+    beat[over] = np.maximum(beat[over] - lengths[over], 0)
+    beat[under] = np.maximum(beat[under] + bar_length[under], 0)
     return _in_order(values)
 
 

@@ -12,6 +12,7 @@ from mmfuse.features.errors import ConfigError
 from mmfuse.features.midi_file import DRUM, read_midi
 from mmfuse.features.note_augment import (
     fitting_semitones,
+    jitter,
     quantize,
     scale_tempo,
     transpose,
@@ -185,9 +186,58 @@ def test_quantizing_twice_is_quantizing_once(in_bars):
     assert np.array_equal(quantize(values, 4, 0), values)
 
 
-def test_files_without_beats_are_not_quantized():
+def test_files_without_beats_are_neither_quantized_nor_jittered():
     values = midi(0xE728, [], [(123, 456, 60), (789, 1000, 61)])
     assert np.array_equal(quantize(values, 4), values)
+    assert np.array_equal(jitter(values, 0.1, np.random.default_rng(0)), values)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(spans, min_size=1, max_size=20),
+    st.lists(st.tuples(times, st.integers(100_000, 2_000_000)), max_size=4),
+    st.integers(0, 2**32),
+)
+def test_jittered_notes_are_those_of_a_file_with_the_new_ticks(notes, tempos, seed):
+    changes = sorted({0: 500_000, **dict(tempos)}.items())
+    spans = {
+        pitch: (on, on + length)
+        for pitch, (on, length, _) in enumerate([*notes, *((tick, 1, 0) for tick, _ in changes)])
+    }
+    metas = [(tick, tempo(value)) for tick, value in changes]
+    values = midi(480, metas, [(on, off, pitch) for pitch, (on, off) in spans.items()])
+    moved = jitter(values, 0.05, np.random.default_rng(seed))
+    ticks = moved[:, [COLUMN[name] for name in ("tick", "offset_tick", "pitch")]].astype(int)
+    again = midi(480, metas, ticks.tolist())
+    known = np.isin(again[:, COLUMN["bar"]], values[:, COLUMN["bar"]])
+    assert np.allclose(
+        others(again, "quarter_s")[known], others(moved, "quarter_s")[known], rtol=0, atol=1e-9
+    )
+    quarter_s = dict(zip(column(values, "pitch"), column(values, "quarter_s"), strict=True))
+    for on, off, pitch in ticks.tolist():
+        assert on >= 0
+        assert off - on == spans[pitch][1] - spans[pitch][0]
+        assert abs(on - spans[pitch][0]) * quarter_s[pitch] / 480 <= 0.05 + quarter_s[pitch] / 960
+
+
+def test_a_note_that_is_jittered_over_the_bar_line_gets_the_other_bar(in_bars):
+    values = in_bars(*[(4, 1, pitch) for pitch in range(40)], (1, 1, 99))
+    moved = jitter(values, 0.05, np.random.default_rng(0))
+    before = moved[:, COLUMN["onset_s"]] < 2
+    assert 10 < before.sum() < 35
+    assert set(moved[before, COLUMN["bar"]]) == {0}
+    assert set(moved[~before, COLUMN["bar"]]) == {1}
+    assert (moved[before & (moved[:, COLUMN["pitch"]] < 99), COLUMN["beat_in_bar"]] > 3.8).all()
+    assert (moved[~before, COLUMN["beat_in_bar"]] < 0.2).all()
+
+
+def test_scaling_by_a_fraction_rounds_each_second_once(in_bars):
+    rng = np.random.default_rng(0)
+    values = in_bars(*[(float(on), 1, 60) for on in rng.uniform(0, 1000, 500)])
+    slower = scale_tempo(values, Fraction(100, 107))
+    for name in ("onset_s", "offset_s", "quarter_s"):
+        exact = [Fraction(second) * Fraction(107, 100) for second in column(values, name)]
+        assert column(slower, name) == [float(second) for second in exact]
 
 
 @pytest.mark.parametrize(("steps", "strength"), [(0, 1), (4, -0.1), (4, 1.5)])
