@@ -100,6 +100,9 @@ class Draw:
         return cls(**{**kept, "stretch": Fraction(kept.get("stretch", 1))})
 
 
+VIEW_0 = Draw()  # the clip as it is
+
+
 def touches(policy: Augmentations, modality: str) -> bool:
     """Whether views can differ in a modality at all."""
     joint = policy.time_stretch is not None or policy.pitch_shift > 0
@@ -125,7 +128,7 @@ def draw(
             are no notes.
     """
     if view == 0:
-        return Draw()
+        return VIEW_0
     key = blake3(json.dumps([seed, view, clip_id]).encode()).hexdigest(length=16)
 
     def whole(what: str, least: int, most: int) -> int:

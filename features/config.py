@@ -18,6 +18,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from mmfuse.features.errors import ConfigError
@@ -46,7 +47,7 @@ class JointAugmentations(Strict):
     """What moves audio and MIDI together; it may stand in the section of either."""
 
     time_stretch: Range | None = None  # how many times as long, from and to, in hundredths
-    pitch_shift: int = Field(0, ge=0, le=12)  # semitones, up or down at most
+    pitch_shift: int = Field(default=0, ge=0, le=12)  # semitones, up or down at most
 
     @field_validator("time_stretch")
     @classmethod
@@ -69,10 +70,10 @@ class AudioAugmentations(JointAugmentations):
 class MidiAugmentations(JointAugmentations):
     """What else differs in the notes of a view."""
 
-    velocity: int = Field(0, ge=0, le=126)  # each note's varies by up to it
-    quantize: int = Field(0, ge=0, le=96)  # steps a quarter, towards which onsets are drawn; 0: no
+    velocity: int = Field(default=0, ge=0, le=126)  # each note's varies by up to it
+    quantize: int = Field(default=0, ge=0, le=96)  # steps a quarter; 0: not at all
     quantize_strength: Range = (0.0, 1.0)  # from and to; 1 puts onsets onto the grid
-    jitter_s: float = Field(0.0, ge=0, le=0.1)  # each note moves by up to it
+    jitter_s: float = Field(default=0.0, ge=0, le=0.1)  # each note moves by up to it
 
     @field_validator("quantize_strength")
     @classmethod
@@ -148,11 +149,46 @@ class TextPreprocessing(Strict):
 
 
 class Preprocessing(Strict):
-    """One section a modality; what has no section is not made."""
+    """One section a modality; what has no section is not made.
 
+    Views are augmented variants of a clip: `augmentations` of audio and MIDI say how they differ.
+    """
+
+    views: int = Field(default=0, ge=0, le=1000)  # of each clip, beside the clip as it is
+    view_splits: tuple[str, ...] = ("train",)  # whose clips have them
+    view_seed: int = Field(default=0, ge=0)  # another seed, other views
     audio: AudioPreprocessing | None = None
     midi: MidiPreprocessing | None = None
     text: TextPreprocessing | None = None
+
+    def augmentations(self) -> Augmentations:
+        """What views differ in, over all modalities."""
+        merged: dict[str, Any] = {}
+        for section in (self.audio, self.midi):
+            if section is not None and section.augmentations is not None:
+                said = section.augmentations.model_dump().items()
+                merged |= {key: value for key, value in said if key not in merged or value}
+        return Augmentations(**merged)
+
+    def joint(self) -> dict[str, Any]:
+        """What moves audio and MIDI together, whichever section says it."""
+        policy = self.augmentations()
+        return {key: v for key in JointAugmentations.model_fields if (v := getattr(policy, key))}
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Preprocessing":
+        audio, midi = (
+            None if section is None else section.augmentations
+            for section in (self.audio, self.midi)
+        )
+        for key in JointAugmentations.model_fields:
+            values = getattr(audio, key, None), getattr(midi, key, None)
+            if all(values) and values[0] != values[1]:
+                raise ValueError(
+                    f"{key} moves audio and MIDI together; audio.augmentations says {values[0]}, "
+                    f"midi.augmentations {values[1]}: take one out"
+                )
+        return self
 
 
 class FeatureConfig(Strict):
@@ -209,11 +245,51 @@ def validate(model: type[Config], document: Mapping[str, Any], source: str) -> C
         raise ConfigError(f"{source}: {_explain(model, error)}") from None
 
 
-def load_feature_config(path: Path, overrides: Sequence[str] = ()) -> FeatureConfig:
-    """What a run configuration says about features; the trainer's sections are left alone."""
+def load_feature_config(
+    path: Path, overrides: Sequence[str] = (), views: int | None = None
+) -> FeatureConfig:
+    """What a run configuration says about features; the trainer's sections are left alone.
+
+    `views` is the number that was typed, which wins over the file's.
+    """
     document = read_toml(path, overrides)
     own = {key: value for key, value in document.items() if key not in TRAINER_SECTIONS}
+    if views is not None:
+        _apply(own, f"preprocessing.views={views}")
     return validate(FeatureConfig, own, str(path))
+
+
+def stage_config(
+    path: Path | None,
+    overrides: Sequence[str],
+    sections: Mapping[str, Mapping[str, Any]],
+    views: int | None = None,
+) -> FeatureConfig:
+    """Settings of a single stage: the configuration's sections where it has them, else defaults.
+
+    Args:
+        path: a run configuration, or None.
+        overrides: `section.key=value` texts.
+        sections: those of `[preprocessing]` that the stage makes, with what was typed.
+        views: the number that was typed.
+    """
+    if path is None:
+        document: dict[str, Any] = {
+            "preprocessing": {key: {**own} for key, own in sections.items()}
+        }
+        read_overrides(document, overrides)
+        if views is not None:
+            _apply(document, f"preprocessing.views={views}")
+        return validate(FeatureConfig, document, "command line")
+    settings = load_feature_config(path, overrides, views)
+    given = settings.preprocessing.model_dump(exclude_none=True)
+    chosen = {name: {**given.get(name, {}), **own} for name, own in sections.items()}
+    joint = settings.preprocessing.joint()
+    for name in {"audio", "midi"} & set(sections) if joint else ():
+        chosen[name]["augmentations"] = {**chosen[name].get("augmentations", {}), **joint}
+    chosen |= {name: given[name] for name in ("views", "view_splits", "view_seed")}
+    document = {"data": settings.data.model_dump(), "preprocessing": chosen}
+    return validate(FeatureConfig, document, str(path))
 
 
 def _apply(document: dict[str, Any], override: str) -> None:

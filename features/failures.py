@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from crc32c import crc32c
@@ -22,6 +23,7 @@ SCHEMA = pa.schema(
         ("detail", pa.string()),
         ("stream", pa.string()),
         ("content", pa.binary(32)),
+        ("view", pa.int32()),
     ]
 )
 _KEY, _OPEN = b"mmfuse_crc32c", b"00000000"
@@ -38,6 +40,7 @@ class Failure:
     detail: str
     stream: str
     content: bytes
+    view: int = 0
 
 
 def read_failures(root: Path) -> pa.Table:
@@ -54,7 +57,11 @@ def read_failures(root: Path) -> pa.Table:
     if fault := seal_fault(raw):
         raise _damaged(path, fault)
     try:
-        return pq.read_table(pa.BufferReader(raw)).cast(SCHEMA)
+        table = pq.read_table(pa.BufferReader(raw))
+        if "view" not in table.column_names:  # as before there were views
+            zeros = pa.array(np.zeros(len(table), np.int32))
+            table = table.append_column(SCHEMA.field("view"), zeros)
+        return table.cast(SCHEMA)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, str(error)) from None
 
@@ -93,14 +100,14 @@ def _damaged(path: Path, fault: str) -> StoreError:
 
 
 class Failures:
-    """The table of a store, keyed by clip and stream; `save` replaces the file as one step."""
+    """The table of a store, keyed by clip, stream and view; `save` replaces its file whole."""
 
     def __init__(self, root: Path) -> None:
         self._path = root / META / "failures.parquet"
-        self._rows: dict[tuple[str, str], Failure] = {}
+        self._rows: dict[tuple[str, str, int], Failure] = {}
         self._dirty = False
         for row in read_failures(root).to_pylist():
-            self._rows[row["clip_id"], row["stream"]] = Failure(**row)
+            self._rows[row["clip_id"], row["stream"], row["view"]] = Failure(**row)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -108,25 +115,25 @@ class Failures:
     def __iter__(self) -> Iterator[Failure]:
         return iter(self._rows.values())
 
-    def get(self, clip_id: str, stream: str, content: bytes) -> Failure | None:
+    def get(self, clip_id: str, stream: str, content: bytes, view: int = 0) -> Failure | None:
         """The failure of this very content of the clip, if there was one."""
-        row = self._rows.get((clip_id, stream))
+        row = self._rows.get((clip_id, stream, view))
         return row if row is not None and row.content == content else None
 
     def add(self, failure: Failure) -> None:
-        """Note a failure; it replaces an older one of the same clip and stream."""
-        self._rows[failure.clip_id, failure.stream] = failure
+        """Note a failure; it replaces an older one of the same clip, stream and view."""
+        self._rows[failure.clip_id, failure.stream, failure.view] = failure
         self._dirty = True
 
-    def clear(self, clip_id: str, stream: str) -> None:
+    def clear(self, clip_id: str, stream: str, view: int = 0) -> None:
         """Forget a failure: the clip was mended."""
-        self._dirty |= self._rows.pop((clip_id, stream), None) is not None
+        self._dirty |= self._rows.pop((clip_id, stream, view), None) is not None
 
     def save(self) -> None:
         """Write the table if it changed, or was never written."""
         if not self._dirty and self._path.exists():
             return
-        rows = sorted(self._rows.values(), key=lambda row: (row.clip_id, row.stream))
+        rows = sorted(self._rows.values(), key=lambda row: (row.clip_id, row.stream, row.view))
         table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
         write_durably(self._path, table_bytes(table))
         self._dirty = False

@@ -2,7 +2,8 @@
 
 Columns: clip id, content hash of what the entry was made from, view, first row and number of rows
 in the shard, crc32c and blake3 of the bytes, the table of windows, the origin on the clip's
-timeline, and a note where something had to be assumed. Exact times are written as "n/d".
+timeline, a note where something had to be assumed, and how the view was augmented. Exact times are
+written as "n/d".
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,14 +31,19 @@ SCHEMA = pa.schema(
         ("windows", pa.list_(pa.struct([("start_s", pa.string()), ("rows", pa.int64())]))),
         ("origin_s", pa.string()),
         ("note", pa.string()),
+        ("augmentation", pa.string()),
     ]
 )
+_BEFORE_VIEWS = pa.schema(list(SCHEMA)[:-1])
 _ONE_THREAD = pa.ipc.IpcReadOptions(use_threads=False)  # a pool costs more than it saves here
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Where one entry lies in a shard, and what it is."""
+    """Where one entry lies in a shard, and what it is.
+
+    `augmentation` is what was drawn for the entry's view, as JSON; "" for view 0.
+    """
 
     clip_id: str
     content: bytes
@@ -49,17 +55,19 @@ class Record:
     windows: tuple[tuple[Fraction, int], ...]
     origin_s: Fraction
     note: str
+    augmentation: str = ""
 
     def to_json(self) -> list[object]:
         """The record as a journal line holds it."""
         windows = [[str(start), rows] for start, rows in self.windows]
         return [self.clip_id, self.content.hex(), self.view, self.start, self.rows, self.crc32c,
-                self.digest.hex(), windows, str(self.origin_s), self.note]  # fmt: skip
+                self.digest.hex(), windows, str(self.origin_s), self.note,
+                self.augmentation]  # fmt: skip
 
     @classmethod
     def from_json(cls, line: Sequence[object]) -> "Record":
-        """Read what `to_json` wrote."""
-        clip_id, content, view, start, rows, crc, digest, windows, origin_s, note = line
+        """Read what `to_json` wrote, or wrote before there were views."""
+        clip_id, content, view, start, rows, crc, digest, windows, origin_s, note, *drawn = line
         return cls(
             str(clip_id),
             bytes.fromhex(str(content)),
@@ -71,6 +79,7 @@ class Record:
             tuple((Fraction(s), int(n)) for s, n in windows),  # type: ignore[attr-defined]
             Fraction(str(origin_s)),
             str(note),
+            *(str(text) for text in drawn[:1]),
         )
 
 
@@ -87,6 +96,7 @@ def sidecar_bytes(records: Sequence[Record]) -> bytes:
         "windows": [[{"start_s": str(s), "rows": n} for s, n in r.windows] for r in records],
         "origin_s": [str(r.origin_s) for r in records],
         "note": [r.note for r in records],
+        "augmentation": [r.augmentation for r in records],
     }
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, SCHEMA) as writer:
@@ -95,7 +105,7 @@ def sidecar_bytes(records: Sequence[Record]) -> bytes:
 
 
 def read_sidecar(path: Path, expected_entries: int) -> pa.Table:
-    """Map a shard's index.
+    """Map a shard's index; one from before there were views gets its last column.
 
     Raises:
         StoreError: it is no Arrow file, has other columns, or another number of entries.
@@ -106,6 +116,9 @@ def read_sidecar(path: Path, expected_entries: int) -> pa.Table:
         table.validate()
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{path} is damaged: {error}") from None
+    if table.schema == _BEFORE_VIEWS:
+        empty = pa.array([""] * table.num_rows, pa.string())
+        table = table.append_column(SCHEMA.field("augmentation"), empty)
     if table.schema != SCHEMA or table.num_rows != expected_entries:
         raise StoreError(
             f"{path} has {table.num_rows} entries in columns {table.schema.names}; the manifest "

@@ -90,8 +90,12 @@ class StagedStream:
         """Content of the clips (and views) whose entries wait in parts."""
         return self._staged
 
-    def append(self, clip_id: str, content: bytes, entry: Entry, view: int = 0) -> None:
+    def append(
+        self, clip_id: str, content: bytes, entry: Entry, view: int = 0, augmentation: str = ""
+    ) -> None:
         """Write one entry whole; `content` is the 32-byte hash of what it was made from.
+
+        `augmentation` is what was drawn for the view, as JSON.
 
         Raises:
             ClipError: the values are not finite in the stream's dtype, or longer than a shard.
@@ -111,7 +115,7 @@ class StagedStream:
         windows = entry.windows or ((type(entry.origin_s)(0), len(values)),)
         record = Record(
             clip_id, content, view, part.rows, len(values), int(crc32c(data)),
-            blake3(data).digest(), windows, entry.origin_s, entry.note,
+            blake3(data).digest(), windows, entry.origin_s, entry.note, augmentation,
         )  # fmt: skip
         self._write(part, record, data)
         self._staged[clip_id, view] = content

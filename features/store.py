@@ -101,6 +101,7 @@ class Stream:
         self.table = _last_of_each_id(pa.concat_tables(tables), shard_of)
         self._shard_of = self.table["shard"].to_numpy()
         self._start = self.table["start"].to_numpy()
+        self.views: NDArray[np.int32] = self.table["view"].to_numpy()
         self.lengths: NDArray[np.int64] = self.table["rows"].to_numpy()
 
     def _checked_sidecar(self, k: int, shard: dict[str, Any]) -> pa.Table:
@@ -124,26 +125,33 @@ class Stream:
         return self.table["clip_id"].to_pylist()  # type: ignore[no-any-return]
 
     @cached_property
-    def _row_of_id(self) -> dict[str, int]:
-        return {clip_id: row for row, clip_id in enumerate(self.ids)}
+    def _row_of_id(self) -> dict[tuple[str, int], int]:
+        return {one: row for row, one in enumerate(zip(self.ids, self.views.tolist(), strict=True))}
 
     def __contains__(self, clip_id: str) -> bool:
-        return clip_id in self._row_of_id
+        return (clip_id, 0) in self._row_of_id
 
-    def find(self, clip_ids: Sequence[str]) -> NDArray[np.int64]:
-        """Entry numbers of clips, (n,) int64; -1 where the stream has no such clip."""
-        found = pc.index_in(pa.array(clip_ids, pa.string()), self.table["clip_id"])
-        return np.asarray(found.fill_null(-1), dtype=np.int64)
+    def find(self, clip_ids: Sequence[str], view: int = 0) -> NDArray[np.int64]:
+        """Entry numbers of a view of clips, (n,) int64; -1 where the stream has no such entry.
 
-    def __getitem__(self, clip_id: str) -> Array:
-        """The clip's values, (rows, *item), read-only view of the map.
+        View 0 is the clip as it is. `views` has the view of every entry, in stored order.
+        """
+        rows = np.append(np.flatnonzero(self.views == view), -1)
+        ids = self.table["clip_id"].take(pa.array(rows[:-1]))
+        found = pc.index_in(pa.array(clip_ids, pa.string()), ids)
+        return rows[np.asarray(found.fill_null(-1), dtype=np.int64)]
+
+    def __getitem__(self, clip: str | tuple[str, int]) -> Array:
+        """Values of a clip, or of (clip, view): (rows, *item), read-only view of the map.
 
         Raises:
-            MissingError: no such clip.
+            MissingError: no such clip, or no such view of it.
         """
-        row = self._row_of_id.get(clip_id)
+        clip_id, view = (clip, 0) if isinstance(clip, str) else clip
+        row = self._row_of_id.get((clip_id, view))
         if row is None:
-            raise MissingError(f"stream {self.key} has no clip {clip_id!r}")
+            what = f"view {view} of clip" if view else "clip"
+            raise MissingError(f"stream {self.key} has no {what} {clip_id!r}")
         return self.at(row)
 
     def at(self, entry: int) -> Array:

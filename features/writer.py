@@ -313,13 +313,17 @@ class StreamWriter:
                 return contents[key] == content
         return self._store.known(self.spec, [clip_id]).get(key) == content
 
-    def append(self, clip_id: str, content: bytes, entry: Entry, view: int = 0) -> None:
+    def append(
+        self, clip_id: str, content: bytes, entry: Entry, view: int = 0, augmentation: str = ""
+    ) -> None:
         """Write one entry whole; `content` is the 32-byte hash of what it was made from.
+
+        `augmentation` is what was drawn for the view, as JSON.
 
         Raises:
             ClipError: the values are not finite in the stream's dtype, or longer than a shard.
         """
-        self._staged.append(clip_id, content, entry, view)
+        self._staged.append(clip_id, content, entry, view, augmentation)
 
     def seal(self, only_with: Iterable[str] | None = None) -> None:
         """Commit what was appended; with `only_with`, only if it holds such a clip."""

@@ -40,6 +40,9 @@ DeviceOption = Annotated[
 BatchOption = Annotated[
     int | None, typer.Option("--batch", min=1, help="Windows that go to a card together, at most.")
 ]
+ViewsOption = Annotated[
+    int | None, typer.Option("--views", min=0, help="Augmented views of each train clip.")
+]
 AlignmentOption = Annotated[
     Path | None, typer.Option("--alignment", help="Table of mmfeat align --refine: estimates.")
 ]
@@ -61,6 +64,7 @@ def run(
     alignment: AlignmentOption = None,
     device: DeviceOption = "auto",
     batch: BatchOption = None,
+    views: ViewsOption = None,
     limit: LimitOption = None,
     retry_failed: RetryOption = False,
     as_json: JsonOption = False,
@@ -75,7 +79,7 @@ def run(
         from mmfuse.features.config import load_feature_config
         from mmfuse.features.devices import choose
 
-        settings = load_feature_config(config, overrides or ())
+        settings = load_feature_config(config, overrides or (), views)
         how = {"limit": limit, "retry_failed": retry_failed, "compute": choose(device, batch)}
         _make(settings, corpus, store, column, alignment, as_json, quiet, **how)
 
@@ -88,6 +92,7 @@ def tokenize(
     overrides: SetOption = None,
     column: ColumnOption = None,
     alignment: AlignmentOption = None,
+    views: ViewsOption = None,
     limit: LimitOption = None,
     retry_failed: RetryOption = False,
     as_json: JsonOption = False,
@@ -99,7 +104,9 @@ def tokenize(
     Example: mmfeat tokenize --corpus demo/corpus --store demo/store.zarr
     """
     with user_errors("mmfeat", verbose):
-        settings = _settings(config, overrides, {"midi": {}, "text": {}})
+        from mmfuse.features.config import stage_config
+
+        settings = stage_config(config, overrides or (), {"midi": {}, "text": {}}, views)
         how = {"limit": limit, "retry_failed": retry_failed}
         _make(settings, corpus, store, column, alignment, as_json, quiet, **how)
 
@@ -125,6 +132,7 @@ def extract(
     column: ColumnOption = None,
     device: DeviceOption = "auto",
     batch: BatchOption = None,
+    views: ViewsOption = None,
     limit: LimitOption = None,
     retry_failed: RetryOption = False,
     as_json: JsonOption = False,
@@ -136,11 +144,13 @@ def extract(
     Example: mmfeat extract --encoder logmel --corpus demo/corpus --store demo/store.zarr
     """
     with user_errors("mmfeat", verbose):
+        from mmfuse.features.config import stage_config
         from mmfuse.features.devices import choose
 
         typed = {"model": model, "layers": layers, "random_weights": random_weights}
         audio = {name: value for name, value in typed.items() if value is not None}
-        settings = _settings(config, overrides, {"audio": {"encoder": encoder, **audio}})
+        sections = {"audio": {"encoder": encoder, **audio}}
+        settings = stage_config(config, overrides or (), sections, views)
         how = {"limit": limit, "retry_failed": retry_failed, "compute": choose(device, batch)}
         _make(settings, corpus, store, column, None, as_json, quiet, **how)
 
@@ -164,6 +174,7 @@ def encoders(
     Example: mmfeat encoders --check logmel
     """
     with user_errors("mmfeat", verbose):
+        from mmfuse.features.config import stage_config
         from mmfuse.features.devices import choose
         from mmfuse.pipeline.inspect import checked_encoder, encoder_list
 
@@ -173,7 +184,7 @@ def encoders(
             return
         typed = {"encoder": check, "model": model, "random_weights": random_weights}
         audio = {name: value for name, value in typed.items() if value is not None}
-        settings = _settings(None, overrides, {"audio": audio})
+        settings = stage_config(None, overrides or (), {"audio": audio})
         document, lines = checked_encoder(settings, choose(device))
         show(document, lines, as_json=as_json)
         _exit(0 if document["ok"] else 4)
@@ -314,23 +325,6 @@ def sample(
 
 for command in COMMANDS:
     app.command()(command)
-
-
-def _settings(
-    config: Path | None, overrides: list[str] | None, sections: dict[str, Any]
-) -> "FeatureConfig":
-    """Settings of a single stage: the configuration's section where it has one, else defaults."""
-    from mmfuse.features.config import FeatureConfig, load_feature_config, read_overrides, validate
-
-    if config is None:
-        document = {"preprocessing": sections}
-        read_overrides(document, overrides or ())
-        return validate(FeatureConfig, document, "command line")
-    settings = load_feature_config(config, overrides or ())
-    given = settings.preprocessing.model_dump(exclude_none=True)
-    chosen = {name: {**given.get(name, {}), **own} for name, own in sections.items()}
-    document = {"data": settings.data.model_dump(), "preprocessing": chosen}
-    return validate(FeatureConfig, document, str(config))
 
 
 def _make(

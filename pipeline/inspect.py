@@ -1,5 +1,6 @@
 """What a store holds, as a document for `--json` and as lines for a person."""
 
+import json
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from mmfuse.features.config import FeatureConfig
 from mmfuse.features.encoders import Compute, build_encoder, offers
 from mmfuse.features.errors import MissingError
-from mmfuse.features.store import FeatureStore
+from mmfuse.features.store import FeatureStore, Stream
 from mmfuse.pipeline.report import SCHEMA_VERSION
 
 View = tuple[dict[str, Any], list[str]]
@@ -27,6 +28,7 @@ def overview(store: FeatureStore) -> View:
                 "item": list(spec.item),
                 "dtype": spec.dtype,
                 "entries": len(stream),
+                "views": int(stream.views.max(initial=0)),
                 "rows": int(stream.lengths.sum()),
                 "bytes": sum(shard["bytes"] for shard in manifest["shards"]),
                 "shards": len(manifest["shards"]),
@@ -43,11 +45,14 @@ def overview(store: FeatureStore) -> View:
         "streams": streams,
         "failures": [{"stage": s, "reason": r, "entries": n} for (s, r), n in reasons.items()],
     }
-    lines = [f"{'stream':24} {'row':>14} {'entries':>8} {'rows':>10} {'MB':>8} {'shards':>6}"]
+    lines = [
+        f"{'stream':24} {'row':>14} {'entries':>8} {'views':>6} "
+        f"{'rows':>10} {'MB':>8} {'shards':>6}"
+    ]
     for s in streams:
         row = f"{s['dtype']}{s['item']}"
         lines.append(
-            f"{s['stream']:24} {row:>14} {s['entries']:>8} {s['rows']:>10} "
+            f"{s['stream']:24} {row:>14} {s['entries']:>8} {s['views']:>6} {s['rows']:>10} "
             f"{s['bytes'] / 1e6:>8.2f} {s['shards']:>6}"
         )
     lines += [f"failed: {stage}: {reason} {n}" for (stage, reason), n in sorted(reasons.items())]
@@ -56,7 +61,7 @@ def overview(store: FeatureStore) -> View:
 
 
 def clip(store: FeatureStore, clip_id: str) -> View:
-    """Every entry of one clip: rows, time span, note.
+    """Every entry of one clip: rows, time span, note, and what was drawn for its views.
 
     Raises:
         MissingError: no stream has such a clip.
@@ -66,14 +71,19 @@ def clip(store: FeatureStore, clip_id: str) -> View:
         stream = store[key]
         if clip_id not in stream:
             continue
-        number = int(stream.find([clip_id])[0])
-        times_s = stream.frame_times_s(number)
-        timed = len(times_s) > 0 and bool(np.isfinite(times_s).all())
-        span = [float(times_s[0]), float(times_s[-1])] if timed else None
-        note = stream.table["note"][number].as_py()
-        entries.append({"stream": key, "rows": len(times_s), "span_s": span, "note": note})
-        when = f"{span[0]:.3f} s to {span[1]:.3f} s" if span else "no times"
-        lines.append(f"{key:24} {len(times_s):>8} rows  {when}  {note}")
+        for view in range(int(stream.views.max(initial=0)) + 1):
+            number = int(stream.find([clip_id], view)[0])
+            if number < 0:
+                continue
+            entry = _entry(stream, number)
+            entries.append({"stream": key, "view": view, **entry})
+            span, drawn = entry["span_s"], entry["augmentation"]
+            when = f"{span[0]:.3f} s to {span[1]:.3f} s" if span else "no times"
+            how = "".join(f"  {name} {value}" for name, value in drawn.items() if name != "key")
+            name = f"{key} view {view}" if view else key
+            lines.append(
+                f"{name:32} {entry['rows']:>8} rows  {when}{how}  {entry['note']}".rstrip()
+            )
     if not entries:
         raise MissingError(
             f"no stream of {store.path} has a clip {clip_id!r}; mmfeat inspect {store.path} "
@@ -83,9 +93,20 @@ def clip(store: FeatureStore, clip_id: str) -> View:
     return document, lines
 
 
+def _entry(stream: Stream, number: int) -> dict[str, Any]:
+    times_s = stream.frame_times_s(number)
+    timed = len(times_s) > 0 and bool(np.isfinite(times_s).all())
+    return {
+        "rows": len(times_s),
+        "span_s": [float(times_s[0]), float(times_s[-1])] if timed else None,
+        "note": stream.table["note"][number].as_py(),
+        "augmentation": json.loads(stream.table["augmentation"][number].as_py() or "{}"),
+    }
+
+
 def failures(store: FeatureStore) -> View:
     """The failures table."""
-    names = ("clip_id", "stage", "reason", "detail", "stream")
+    names = ("clip_id", "view", "stage", "reason", "detail", "stream")
     rows = store.failures().select(list(names)).to_pylist()
     document = {"schema_version": SCHEMA_VERSION, "failures": rows}
     lines = [f"{r['clip_id']}  {r['stream']}  {r['reason']}: {r['detail']}" for r in rows]

@@ -1,7 +1,7 @@
 """From one clip's bytes to its entries: one maker a modality, each a short chain of stages.
 
-    audio:  read -> decode -> resample -> windows -> encoder
-    MIDI:   read -> parse -> align -> notes -> tokens, piano roll
+    audio:  read -> decode -> (augment) -> resample -> windows -> encoder
+    MIDI:   read -> parse -> align -> notes -> (augment) -> tokens, piano roll
     text:   tokenize
 
 A maker says which streams it makes before anything heavy is imported, so that a run that has
@@ -9,13 +9,14 @@ nothing to do ends as soon as it has compared hashes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from blake3 import blake3
 
 from mmfuse.features import midi_tokens, notes, piano_roll
+from mmfuse.features.augment import VIEW_0, Draw, augment_audio, augment_notes
 from mmfuse.features.clip import Clip
 from mmfuse.features.config import AudioPreprocessing, MidiPreprocessing, TextPreprocessing
 from mmfuse.features.encoders import CPU, Compute, Outputs, build_encoder, cut, join
@@ -24,10 +25,13 @@ from mmfuse.features.spec import Array, Entry, StreamSpec
 from mmfuse.features.text import TextParams, text_tokens_spec
 from mmfuse.features.timecode import AudioOrigin
 
+if TYPE_CHECKING:
+    from mmfuse.features.audio import Audio
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a maker needs of a clip: its bytes, and the hash of all that its entries depend on.
+    """What a maker needs of a clip: its bytes, and the hash of all that view 0 depends on.
 
     MIDI needs to know, too, when the audio says that it begins, or why that can't be read.
     """
@@ -54,8 +58,8 @@ class Prepared:
 class Maker(Protocol):
     """Makes all streams of one modality, in steps that may run at different places.
 
-    `load` and `prepare` run in threads, ahead; `encode` takes items of one shape, of any clips, in
-    the one thread that has the model; `join` puts a clip's results together.
+    `load`, `decode` and `prepare` run in threads, ahead; `encode` takes items of one shape, of any
+    clips, in the one thread that has the model; `join` puts a clip's results together.
     """
 
     modality: str
@@ -64,8 +68,11 @@ class Maker(Protocol):
     def load(self, clip: Clip) -> Loaded | None:
         """The modality's bytes, None where the clip has none."""
 
-    def prepare(self, clip: Clip, loaded: Loaded) -> Prepared:
-        """Decode. Raises ClipError where the bytes are no good."""
+    def decode(self, clip: Clip, loaded: Loaded) -> Any:
+        """What all views are made from. Raises ClipError where the bytes are no good."""
+
+    def prepare(self, decoded: Any, drawn: Draw) -> Prepared:
+        """One view of it, all but encoded. Raises ClipError where there is none."""
 
     def encode(self, items: Array) -> Outputs:
         """(B, ...) items of one shape -> (B, ...) by stream name."""
@@ -90,11 +97,15 @@ class AudioMaker:
         data = clip.audio.read()
         return Loaded(data, blake3(data).digest())
 
-    def prepare(self, clip: Clip, loaded: Loaded) -> Prepared:
-        """Decode, resample, cut into windows."""
+    def decode(self, clip: Clip, loaded: Loaded) -> "Audio":
+        """Samples at the file's own rate."""
         from mmfuse.features.audio import read_audio
 
-        audio = read_audio(loaded.data)
+        return read_audio(loaded.data)
+
+    def prepare(self, decoded: "Audio", drawn: Draw) -> Prepared:
+        """Augment, resample, cut into windows."""
+        audio = decoded if drawn == VIEW_0 else augment_audio(decoded, drawn)
         windows = cut(self._encoder, audio)
         return Prepared(tuple(w.samples_N for w in windows), windows, audio.duration_s)
 
@@ -149,15 +160,19 @@ class MidiMaker(_Direct):
         place = f"|{clip.origins}|{clip.estimate}|{audio}|{note}"
         return Loaded(data, blake3(data + place.encode()).digest(), audio, note)
 
-    def prepare(self, clip: Clip, loaded: Loaded) -> Prepared:
-        """Parse, align, derive."""
+    def decode(self, clip: Clip, loaded: Loaded) -> Entry:
+        """Parse and align: the `notes` entry."""
         from mmfuse.features.midi_file import read_midi
 
         midi = read_midi(loaded.data)
         aligned = align(clip, loaded.audio, midi.start) if needs_files(clip) else align(clip)
         entry = notes.notes_entry(midi, aligned.offset_s)
         note = _join(entry.note, aligned.note, loaded.note)
-        entry = Entry(entry.values, entry.origin_s, entry.windows, note)
+        return replace(entry, note=note)
+
+    def prepare(self, decoded: Entry, drawn: Draw) -> Prepared:
+        """Augment, derive tokens and roll."""
+        entry = replace(decoded, values=augment_notes(decoded.values, drawn))
         entries = {
             "notes": entry,
             "midi_tokens": midi_tokens.tokens_entry(entry.values, self._tokens),
@@ -189,16 +204,20 @@ class TextMaker(_Direct):
         return TextTokenizer(self._params, self._json)
 
     def load(self, clip: Clip) -> Loaded | None:
-        """The text as UTF-8; what can't be encoded is reported by `prepare`."""
+        """The text as UTF-8; what can't be encoded is reported by `decode`."""
         if clip.text is None:
             return None
         data = clip.text.encode("utf-8", errors="surrogatepass")
         return Loaded(data, blake3(data).digest())
 
-    def prepare(self, clip: Clip, loaded: Loaded) -> Prepared:
+    def decode(self, clip: Clip, loaded: Loaded) -> Entry:
         """Tokenize."""
         assert clip.text is not None
-        return Prepared(rest={"text_tokens": self._tokenize(clip.text)})
+        return self._tokenize(clip.text)
+
+    def prepare(self, decoded: Entry, drawn: Draw) -> Prepared:
+        """The tokens; a text has no views but view 0."""
+        return Prepared(rest={"text_tokens": decoded})
 
 
 def text_params(config: TextPreprocessing) -> TextParams:

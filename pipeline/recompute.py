@@ -4,13 +4,14 @@ The store says how each stream was made (`record.py`). Another sample in a recor
 in a model, another version that changes a number: each is found, and told apart.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from blake3 import blake3
 
+from mmfuse.features.augment import Draw
 from mmfuse.features.clip import Clip
 from mmfuse.features.config import FeatureConfig, validate
 from mmfuse.features.corpus import Corpus, open_corpus
@@ -23,6 +24,7 @@ from mmfuse.pipeline.align import read_estimates
 from mmfuse.pipeline.makers import Maker
 from mmfuse.pipeline.record import read_record
 from mmfuse.pipeline.run import build_makers
+from mmfuse.pipeline.views import content_of
 
 _ACROSS_DEVICES = 1e-3  # relative to the largest value of an entry
 
@@ -102,29 +104,33 @@ def _again(
 
 
 def _compare(
-    maker: Maker, clip: Clip, streams: Iterable[Stream], *, exact: bool
+    maker: Maker, clip: Clip, streams: list[Stream], *, exact: bool
 ) -> Iterator[Finding | None]:
     again = "run the mmfeat command again, and it is made anew"
     try:
         loaded = maker.load(clip)
-        assert loaded is not None or not list(streams)
-        entries: dict[str, Entry] | None = None
-        for stream in streams:
-            where = f"{stream.key} of {clip.id!r}"
-            row = stream.table.slice(int(stream.find([clip.id])[0]), 1).to_pylist()[0]
-            if loaded is None or row["content"] != loaded.content:
+        assert loaded is not None or not streams
+        decoded: Any = None
+        entries: dict[Draw, dict[str, Entry]] = {}
+        for stream, view, number in _entries_of(clip.id, streams):
+            where = f"{stream.key} of {clip.id!r}" + (f", view {view}" if view else "")
+            row = stream.table.slice(number, 1).to_pylist()[0]
+            drawn = Draw.from_json(row["augmentation"])
+            if loaded is None or row["content"] != content_of(loaded.content, drawn):
                 yield Finding(where, "the corpus has other content than it was made from", again)
                 continue
-            if entries is None:
-                prepared = maker.prepare(clip, loaded)
+            if decoded is None:
+                decoded = maker.decode(clip, loaded)
+            if drawn not in entries:
+                prepared = maker.prepare(decoded, drawn)
                 outputs = [maker.encode(item[None]) for item in prepared.items]
                 alone = [{name: values[0] for name, values in o.items()} for o in outputs]
-                entries = maker.join(prepared, alone)
-            values = entries[stream.spec.name].values
+                entries[drawn] = maker.join(prepared, alone)
+            values = entries[drawn][stream.spec.name].values
             if blake3(np.ascontiguousarray(values).tobytes()).digest() == row["digest"]:
                 yield None
                 continue
-            off = _distance(values, stream[clip.id])
+            off = _distance(values, stream.at(number))
             if not exact and off <= _ACROSS_DEVICES:
                 yield None
             else:
@@ -134,8 +140,17 @@ def _compare(
         yield Finding(f"clip {clip.id!r}", f"can't be made again: {error}", again)
 
 
+def _entries_of(clip_id: str, streams: list[Stream]) -> Iterator[tuple[Stream, int, int]]:
+    """All views of a clip: (stream, view, entry), the same views of all streams together."""
+    for view in sorted({int(view) for stream in streams for view in np.unique(stream.views)}):
+        for stream in streams:
+            number = int(stream.find([clip_id], view)[0])
+            if number >= 0:
+                yield stream, view, number
+
+
 def _chosen(ids: Collection[str], count: int) -> set[str]:
-    return set(sorted(ids, key=lambda clip_id: blake3(clip_id.encode()).digest())[:count])
+    return set(sorted(set(ids), key=lambda clip_id: blake3(clip_id.encode()).digest())[:count])
 
 
 def _distance(one: Any, other: Any) -> float:

@@ -23,6 +23,7 @@ from mmfuse.pipeline.makers import AudioMaker, Maker, MidiMaker, TextMaker, text
 from mmfuse.pipeline.progress import Progress
 from mmfuse.pipeline.record import note_run
 from mmfuse.pipeline.report import Report
+from mmfuse.pipeline.views import Views
 from mmfuse.pipeline.work import Ledger, run_task
 
 
@@ -44,10 +45,12 @@ def make_features(
         compute: where encoders run.
 
     Raises:
-        ConfigError: the manifest is wrong, or the configuration asks for no stream.
+        ConfigError: the manifest is wrong, or the configuration asks for no stream, or for views
+            that differ in nothing.
         LockedError: another process writes to the store.
     """
     began = time.monotonic()
+    views = Views.of(config.preprocessing)
     count = corpus.check()
     count = count if limit is None else min(limit, count)
     report = Report(clips=count, store=str(store))
@@ -58,7 +61,7 @@ def make_features(
         progress.start(count)
         ledger = Ledger(writer, report, retry_failed=retry_failed)
         for task in tasks(islice(corpus.clips(), count), count):
-            run_task(task, makers, ledger, report, progress, batch=compute.batch)
+            run_task(task, makers, ledger, report, progress, batch=compute.batch, views=views)
             ids = [clip.id for clip in task]
             for maker in makers:
                 for spec in maker.specs:

@@ -10,15 +10,18 @@ together: a store's files do not depend on the batch.
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from threading import BoundedSemaphore
+from typing import Any
 
 import numpy as np
 
+from mmfuse.features.augment import VIEW_0, Draw
 from mmfuse.features.clip import Clip
 from mmfuse.features.encoders import Outputs
 from mmfuse.features.errors import ClipError
@@ -28,20 +31,23 @@ from mmfuse.features.writer import StoreWriter
 from mmfuse.pipeline.makers import Loaded, Maker, Prepared
 from mmfuse.pipeline.progress import Progress
 from mmfuse.pipeline.report import Report
+from mmfuse.pipeline.views import NO_VIEWS, Views, content_of
 
-_AHEAD = 8  # clips decoded before their turn, at most
+_AHEAD = 8  # clips decoded before their turn, at most; fewer where they have views
 _BEHIND = 8  # clips encoded and not yet written, at most
 _NO_CONTENT = bytes(32)
 
 
 @dataclass(slots=True)
 class Job:
-    """One modality of one clip: what is wanted of it, and how far it is."""
+    """One modality of one view of a clip: what is wanted of it, and how far it is."""
 
     clip: Clip
     maker: Maker
-    loaded: Loaded | None = None
-    todo: Sequence[StreamSpec] = ()
+    view: int = 0
+    drawn: Draw = VIEW_0
+    content: bytes = _NO_CONTENT
+    todo: Sequence[StreamSpec] | None = ()
     prepared: Prepared | None = None
     error: ClipError | None = None
     outputs: list[Outputs] = field(default_factory=list)
@@ -53,45 +59,49 @@ class Ledger:
     def __init__(self, writer: StoreWriter, report: Report, *, retry_failed: bool) -> None:
         self._writer, self._report, self._retry = writer, report, retry_failed
 
-    def wanted(self, job: Job) -> Sequence[StreamSpec]:
-        """Streams that lack this very content of the clip, unless it failed before."""
-        assert job.loaded is not None
-        content = job.loaded.content
-        has = {s.key: self._writer.stream(s).has(job.clip.id, content) for s in job.maker.specs}
+    def wanted(self, job: Job) -> Sequence[StreamSpec] | None:
+        """Streams that lack this very content of the clip; None where it failed before."""
+        has = {s.key: self._has(job, s) for s in job.maker.specs}
         todo = [spec for spec in job.maker.specs if not has[spec.key]]
         with self._report.lock:
             self._report.already.update(s.name for s in job.maker.specs if has[s.key])
             if self._retry:
                 return todo
-            known = (self._writer.failures.get(job.clip.id, spec.key, content) for spec in todo)
+            failures = self._writer.failures
+            known = (failures.get(job.clip.id, s.key, job.content, job.view) for s in todo)
             before = next(filter(None, known), None)
             if before is not None:
                 self._report.failed[before.stage, before.reason] += 1
                 self._report.failed_before += 1
-                return ()
+                return None
         return todo
 
     def append(self, job: Job, entries: dict[str, Entry]) -> None:
         """Write what was wanted of a clip."""
-        assert job.loaded is not None
-        for spec in job.todo:
-            self._writer.stream(spec).append(job.clip.id, job.loaded.content, entries[spec.name])
-            self._writer.failures.clear(job.clip.id, spec.key)
+        augmentation = job.drawn.to_json() if job.view else ""
+        for spec in job.todo or ():
+            self._writer.stream(spec).append(
+                job.clip.id, job.content, entries[spec.name], job.view, augmentation
+            )
+            self._writer.failures.clear(job.clip.id, spec.key, job.view)
             with self._report.lock:
                 self._report.made[spec.name] += 1
 
     def fail(self, job: Job, error: ClipError) -> None:
         """Note why a clip could not be used; what it has already stays."""
-        content = job.loaded.content if job.loaded else _NO_CONTENT
         with self._report.lock:
             self._report.failed[job.maker.modality, error.reason] += 1
         for spec in job.maker.specs:
-            if not self._writer.stream(spec).has(job.clip.id, content):
+            if not self._has(job, spec):
+                clip_id, modality = job.clip.id, job.maker.modality
                 self._writer.failures.add(
                     Failure(
-                        job.clip.id, job.maker.modality, error.reason, str(error), spec.key, content
+                        clip_id, modality, error.reason, str(error), spec.key, job.content, job.view
                     )
                 )
+
+    def _has(self, job: Job, spec: StreamSpec) -> bool:
+        return self._writer.stream(spec).has(job.clip.id, job.content, job.view)
 
     def note_empty(self, clip: Clip) -> None:
         """A clip without text, audio and MIDI can be no mistake of the files, so it is told."""
@@ -113,17 +123,20 @@ def run_task(
     progress: Progress,
     *,
     batch: int = 1,
+    views: Views = NO_VIEWS,
 ) -> None:
     """Bring a store up to date with some clips.
 
     Args:
+        views: which are made beside view 0.
         batch: items of one shape that go through an encoder together, at most.
     """
     encode = _Encoding(batch, report)
     with ExitStack() as stack:
         write = stack.enter_context(_Writer(ledger, report, progress))
         readers = stack.enter_context(_threads(min(os.cpu_count() or 1, 4)))
-        waiting = _read_ahead(clips, makers, ledger, report, readers)
+        prepare = partial(_prepare, makers=makers, ledger=ledger, report=report, views=views)
+        waiting = _read_ahead(clips, prepare, report, readers, max(_AHEAD // (1 + views.count), 2))
         ahead: deque[list[Job]] = deque()
         while True:
             ahead.extend(islice(waiting, max(batch - len(ahead), 1)))
@@ -137,17 +150,17 @@ def run_task(
 
 def _read_ahead(
     clips: Iterable[Clip],
-    makers: Sequence[Maker],
-    ledger: Ledger,
+    prepare: Callable[[Clip], list[Job]],
     report: Report,
     readers: ThreadPoolExecutor,
+    most: int,
 ) -> Iterator[list[Job]]:
     """The jobs of each clip, in order, loaded and decoded by threads a few clips ahead."""
     source = iter(clips)
     futures: deque[Future[list[Job]]] = deque()
     while True:
-        for clip in islice(source, _AHEAD - len(futures)):
-            futures.append(readers.submit(_prepare, clip, makers, ledger, report))
+        for clip in islice(source, most - len(futures)):
+            futures.append(readers.submit(prepare, clip))
         if not futures:
             return
         with report.stage("wait"):
@@ -156,19 +169,34 @@ def _read_ahead(
         yield jobs
 
 
-def _prepare(clip: Clip, makers: Sequence[Maker], ledger: Ledger, report: Report) -> list[Job]:
-    jobs = [Job(clip, maker) for maker in makers]
-    for job in jobs:
-        try:
-            with report.stage("read"):
-                job.loaded = job.maker.load(clip)
-                if job.loaded is not None:
+def _prepare(
+    clip: Clip, makers: Sequence[Maker], ledger: Ledger, report: Report, views: Views
+) -> list[Job]:
+    """The jobs of all modalities and views of a clip; bytes are read and decoded once."""
+    with report.stage("read"):
+        draws = views.draws(clip)
+    jobs = []
+    for maker in makers:
+        decoded: Any = None
+        loaded: Loaded | None = None
+        for view, drawn in enumerate(draws if views.touches(maker.modality) else draws[:1]):
+            job = Job(clip, maker, view, drawn.of(maker.modality))
+            jobs.append(job)
+            try:
+                with report.stage("read"):
+                    loaded = maker.load(clip) if loaded is None else loaded
+                    if loaded is None:
+                        break
+                    job.content = content_of(loaded.content, job.drawn)
                     job.todo = ledger.wanted(job)
-            if job.loaded is not None and job.todo:
-                with report.stage("decode"):
-                    job.prepared = job.maker.prepare(clip, job.loaded)
-        except ClipError as error:
-            job.error = error
+                if job.todo:
+                    with report.stage("decode"):
+                        decoded = maker.decode(clip, loaded) if decoded is None else decoded
+                        job.prepared = maker.prepare(decoded, job.drawn)
+            except ClipError as error:
+                job.error = error
+            if (job.error and decoded is None) or (job.todo is None and view == 0):
+                break  # no view of it can be better
     return jobs
 
 
