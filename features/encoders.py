@@ -184,7 +184,21 @@ def _wav2vec2(config: AudioPreprocessing, compute: Compute) -> WindowEncoder:
     return Wav2vec2(params, compute)
 
 
-ENCODERS: dict[str, Factory] = {"logmel": _logmel, "waveform": _waveform, "wav2vec2": _wav2vec2}
+def _clap(config: AudioPreprocessing, compute: Compute) -> WindowEncoder:
+    from mmfuse.features.clap import WINDOW_S, Clap, ClapParams
+
+    if config.layers != "last":
+        raise ConfigError(f"layers {config.layers!r}: clap has one row a window; leave layers out")
+    windows = windows_of(config, WINDOW_S)
+    return Clap(ClapParams(config.model, windows, config.random_weights, config.threads), compute)
+
+
+ENCODERS: dict[str, Factory] = {
+    "logmel": _logmel,
+    "waveform": _waveform,
+    "wav2vec2": _wav2vec2,
+    "clap": _clap,
+}
 
 
 def windows_of(config: AudioPreprocessing, duration_s: float) -> Windows:
