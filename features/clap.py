@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfuse.features.audio import DECODER, MIXDOWN, RESAMPLER, Samples
+from mmfuse.features.devices import exact_sums, precision
 from mmfuse.features.encoders import CPU, Compute
 from mmfuse.features.errors import ConfigError
 from mmfuse.features.models import (
@@ -61,13 +62,14 @@ class ClapParams:
     `model` is a folder, a hub id with `@revision`, or, with `random_weights`, one of `BASES`.
     `windows` are as long as the model hears. `random_weights` seeds an architecture without its
     weights. `threads` split sums, so the number shows in the last bits: it is fixed here, not by
-    the machine.
+    the machine. `precision` is that of the sums, not of what is stored.
     """
 
     model: str
     windows: Windows = WINDOWS
     random_weights: int | None = None
     threads: int = 2
+    precision: str = "float32"
 
 
 class Clap:
@@ -125,12 +127,14 @@ class Clap:
             )["input_features"]
             for samples_N in samples_BN
         ]
-        step = 1 if self._compute.device == "cpu" else len(mels)
+        device = self._compute.device
+        step = 1 if device == "cpu" else len(mels)
         rows = []
         for first in range(0, len(mels), step):
-            mel_B1TF = torch.cat(mels[first : first + step]).to(self._compute.device)
-            with torch.inference_mode():
-                row_BD = torch.nn.functional.normalize(model(mel_B1TF).audio_embeds, dim=-1)
+            mel_B1TF = torch.cat(mels[first : first + step]).to(device)
+            with torch.inference_mode(), precision(device, self.params.precision):
+                row_BD = model(mel_B1TF).audio_embeds.float()
+            row_BD = torch.nn.functional.normalize(row_BD, dim=-1)
             rows.append(row_BD.cpu().numpy())
         return {self.specs[0].name: np.concatenate(rows)[:, None]}
 
@@ -144,6 +148,7 @@ class Clap:
             else:
                 assert self._files is not None
                 self._model = load_weights(kind, self._files, self.config)
+            exact_sums()
             self._model.to(self._compute.device)
             self._extract = ClapFeatureExtractor(**self._mel)
         return self._model, self._extract
@@ -163,6 +168,7 @@ class Clap:
                 "windows": self.windows.to_json(),
                 "length": "unit",
                 "threads": self.params.threads,
+                "precision": self.params.precision,
                 "decoder": DECODER,
                 "resampler": RESAMPLER,
                 "mono": MIXDOWN,

@@ -142,10 +142,30 @@ class MidiPreprocessing(Strict):
 
 
 class TextPreprocessing(Strict):
-    """How text becomes tokens: byte-level BPE trained on the corpus' train split."""
+    """How text becomes tokens or vectors.
 
-    vocab_size: int = Field(2000, ge=300, le=65000)
-    max_tokens: int = Field(1024, ge=1)
+    `bpe` is byte-level BPE trained on the corpus' train split and needs no model. `transformer` is
+    a frozen encoder of text, `clap` the text branch of a CLAP checkpoint.
+    """
+
+    encoder: Literal["bpe", "transformer", "clap"] = "bpe"
+    vocab_size: int = Field(2000, ge=300, le=65000)  # of bpe
+    max_tokens: int = Field(1024, ge=1)  # a clip; more are cut and counted
+    model: str = ""  # folder, or hub id with @revision
+    pooling: Literal["none", "mean", "cls"] = "mean"  # of transformer: a row a token, or one row
+    random_weights: int | None = Field(None, ge=0)  # seed of an architecture without its weights
+    threads: int = Field(2, ge=1)  # of the model; their number shows in the last bits
+
+    @field_validator("model", "pooling", "random_weights", "threads")
+    @classmethod
+    def _is_used(cls, value: Any, info: ValidationInfo) -> Any:
+        encoder = info.data.get("encoder")
+        unused = encoder == "bpe" or (encoder == "clap" and info.field_name == "pooling")
+        if unused and value != cls.model_fields[str(info.field_name)].default:
+            raise ValueError(
+                f'{encoder} has no use for it; set encoder = "transformer", or take it out'
+            )
+        return value
 
 
 class Preprocessing(Strict):

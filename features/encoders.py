@@ -185,12 +185,13 @@ def _wav2vec2(config: AudioPreprocessing, compute: Compute) -> WindowEncoder:
 
 
 def _clap(config: AudioPreprocessing, compute: Compute) -> WindowEncoder:
+    """One vector for ten seconds, in the space of CLAP's texts; needs --model."""
     from mmfuse.features.clap import WINDOW_S, Clap, ClapParams
 
     if config.layers != "last":
         raise ConfigError(f"layers {config.layers!r}: clap has one row a window; leave layers out")
-    windows = windows_of(config, WINDOW_S)
-    return Clap(ClapParams(config.model, windows, config.random_weights, config.threads), compute)
+    chosen = config.model_dump(include={"model", "random_weights", "threads", "precision"})
+    return Clap(ClapParams(windows=windows_of(config, WINDOW_S), **chosen), compute)
 
 
 ENCODERS: dict[str, Factory] = {
@@ -198,6 +199,12 @@ ENCODERS: dict[str, Factory] = {
     "waveform": _waveform,
     "wav2vec2": _wav2vec2,
     "clap": _clap,
+}
+
+# of text, by their names on a command line: `encoder` of [preprocessing.text], and what it is
+TEXT_ENCODERS = {
+    "text": ("transformer", "Vectors of BERT, RoBERTa, MPNet and their kin; needs --model."),
+    "clap-text": ("clap", "One vector a text, in the space of CLAP's audio; needs --model."),
 }
 
 
@@ -220,6 +227,7 @@ class Offer:
 def offers() -> list[Offer]:
     """Every encoder by name, ours first; those of other packages are not loaded."""
     ours = [Offer(name, "mmfuse", (f.__doc__ or "").strip()) for name, f in ENCODERS.items()]
+    ours += [Offer(name, "mmfuse", about) for name, (_, about) in TEXT_ENCODERS.items()]
     return ours + [Offer(p.name, p.dist.name if p.dist else "?", p.value) for p in _points()]
 
 

@@ -69,7 +69,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 2000, *, lowercase: bool =
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(sorted(text for text in texts if not _fault(text)), trainer)
+    tokenizer.train_from_iterator(sorted(text for text in texts if not text_fault(text)), trainer)
     return str(tokenizer.to_str())
 
 
@@ -121,7 +121,7 @@ class TextTokenizer:
         Raises:
             ClipError: `bad_text` (lone surrogate, NUL, or beyond ten million characters).
         """
-        if fault := _fault(text):
+        if fault := text_fault(text):
             raise ClipError("bad_text", f"text with {fault}")
         ids = self._tokenizer.encode(text).ids
         values = np.array(ids[: self.params.max_tokens], np.uint16)
@@ -137,7 +137,7 @@ class TextTokenizer:
         return str(self._tokenizer.decode([int(token) for token in tokens if token != PAD]))
 
 
-def _fault(text: str) -> str:
+def text_fault(text: str) -> str:
     """What is wrong with a text; "" if nothing."""
     if len(text) > _MAX_CHARACTERS:
         return f"{len(text)} characters, more than {_MAX_CHARACTERS}"

@@ -125,6 +125,7 @@ def extract(
     random_weights: Annotated[
         int | None, typer.Option("--random-weights", help="Seed; the architecture without weights.")
     ] = None,
+    pooling: Annotated[str | None, typer.Option(help="Of text: none, mean or cls.")] = None,
     corpus: CorpusOption = None,
     store: StoreOption = None,
     config: ConfigOption = None,
@@ -139,17 +140,21 @@ def extract(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Frames of a frozen audio encoder.
+    """Frames of a frozen encoder of audio, or vectors of one of text.
 
     Example: mmfeat extract --encoder logmel --corpus demo/corpus --store demo/store.zarr
     """
     with user_errors("mmfeat", verbose):
         from mmfuse.features.config import stage_config
         from mmfuse.features.devices import choose
+        from mmfuse.features.encoders import TEXT_ENCODERS
 
-        typed = {"model": model, "layers": layers, "random_weights": random_weights}
-        audio = {name: value for name, value in typed.items() if value is not None}
-        sections = {"audio": {"encoder": encoder, **audio}}
+        typed = {"model": model, "layers": layers, "pooling": pooling}
+        given: dict[str, Any] = {name: v for name, v in typed.items() if v is not None}
+        given |= {} if random_weights is None else {"random_weights": random_weights}
+        section = "text" if encoder in TEXT_ENCODERS else "audio"
+        name, _ = TEXT_ENCODERS.get(encoder, (encoder, ""))
+        sections = {section: {"encoder": name, **given}}
         settings = stage_config(config, overrides or (), sections, views)
         how = {"limit": limit, "retry_failed": retry_failed, "compute": choose(device, batch)}
         _make(settings, corpus, store, column, None, as_json, quiet, **how)
@@ -169,7 +174,7 @@ def encoders(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """List the audio encoders, or check that one gives the same clip the same numbers.
+    """List the encoders, or check that one of audio gives the same clip the same numbers.
 
     Example: mmfeat encoders --check logmel
     """

@@ -114,7 +114,7 @@ def failures(store: FeatureStore) -> View:
 
 
 def encoder_list() -> View:
-    """Every audio encoder that `--encoder` takes."""
+    """Every encoder that `--encoder` takes."""
     found = offers()
     width = max(len(offer.name) for offer in found)
     lines = [f"{offer.name:<{width}}  {offer.about} ({offer.package})" for offer in found]

@@ -2,7 +2,7 @@
 
     audio:  read -> decode -> (augment) -> resample -> windows -> encoder
     MIDI:   read -> parse -> align -> notes -> (augment) -> tokens, piano roll
-    text:   tokenize
+    text:   tokenize -> encoder, if one is chosen
 
 A maker says which streams it makes before anything heavy is imported, so that a run that has
 nothing to do ends as soon as it has compared hashes.
@@ -27,6 +27,7 @@ from mmfuse.features.timecode import AudioOrigin
 
 if TYPE_CHECKING:
     from mmfuse.features.audio import Audio
+    from mmfuse.features.text_models import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +189,21 @@ def tokenization(config: MidiPreprocessing) -> midi_tokens.Tokenization:
     return chosen(**config.model_dump(include=names))
 
 
-class TextMaker(_Direct):
-    """Subword tokens by a tokenizer that belongs to the store."""
+class _Text:
+    """Makers of text: their bytes are the manifest's cell."""
 
     modality = "text"
+
+    def load(self, clip: Clip) -> Loaded | None:
+        """The text as UTF-8; what can't be encoded is reported by `decode`."""
+        if clip.text is None:
+            return None
+        data = clip.text.encode("utf-8", errors="surrogatepass")
+        return Loaded(data, blake3(data).digest())
+
+
+class TextMaker(_Text, _Direct):
+    """Subword tokens by a tokenizer that belongs to the store."""
 
     def __init__(self, config: TextPreprocessing, tokenizer_json: str) -> None:
         self._params, self._json = text_params(config), tokenizer_json
@@ -203,13 +215,6 @@ class TextMaker(_Direct):
 
         return TextTokenizer(self._params, self._json)
 
-    def load(self, clip: Clip) -> Loaded | None:
-        """The text as UTF-8; what can't be encoded is reported by `decode`."""
-        if clip.text is None:
-            return None
-        data = clip.text.encode("utf-8", errors="surrogatepass")
-        return Loaded(data, blake3(data).digest())
-
     def decode(self, clip: Clip, loaded: Loaded) -> Entry:
         """Tokenize."""
         assert clip.text is not None
@@ -218,6 +223,37 @@ class TextMaker(_Direct):
     def prepare(self, decoded: Entry, drawn: Draw) -> Prepared:
         """The tokens; a text has no views but view 0."""
         return Prepared(rest={"text_tokens": decoded})
+
+
+class TextModelMaker(_Text):
+    """Vectors of a frozen encoder of text."""
+
+    def __init__(self, config: TextPreprocessing, compute: Compute = CPU) -> None:
+        from mmfuse.features.text_models import TextModel, TextModelParams
+
+        assert config.encoder != "bpe"
+        names = {field.name for field in fields(TextModelParams)}
+        self._model = TextModel(TextModelParams(**config.model_dump(include=names)), compute)
+        self.specs: tuple[StreamSpec, ...] = (self._model.spec,)
+
+    def decode(self, clip: Clip, loaded: Loaded) -> "Tokens":
+        """Tokenize."""
+        assert clip.text is not None
+        return self._model.tokens(clip.text)
+
+    def prepare(self, decoded: "Tokens", drawn: Draw) -> Prepared:
+        """Texts of one number of tokens may go together; a text has no views but view 0."""
+        return Prepared((decoded.ids_T,) if len(decoded.ids_T) else (), decoded)
+
+    def encode(self, items: Array) -> Outputs:
+        """Texts of one number of tokens through the model."""
+        return {self._model.spec.name: self._model.encode(items)}
+
+    def join(self, prepared: Prepared, outputs: Sequence[Outputs]) -> dict[str, Entry]:
+        """The rows of a text."""
+        name = self._model.spec.name
+        values = outputs[0][name] if outputs else None
+        return {name: self._model.entry(prepared.rest, values)}
 
 
 def text_params(config: TextPreprocessing) -> TextParams:

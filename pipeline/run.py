@@ -19,7 +19,14 @@ from mmfuse.features.corpus import Corpus
 from mmfuse.features.encoders import CPU, Compute
 from mmfuse.features.errors import ConfigError
 from mmfuse.features.writer import StoreWriter
-from mmfuse.pipeline.makers import AudioMaker, Maker, MidiMaker, TextMaker, text_params
+from mmfuse.pipeline.makers import (
+    AudioMaker,
+    Maker,
+    MidiMaker,
+    TextMaker,
+    TextModelMaker,
+    text_params,
+)
 from mmfuse.pipeline.progress import Progress
 from mmfuse.pipeline.record import note_run
 from mmfuse.pipeline.report import Report
@@ -101,7 +108,9 @@ def build_makers(
         makers.append(AudioMaker(wanted.audio, compute))
     if wanted.midi is not None:
         makers.append(MidiMaker(wanted.midi))
-    if wanted.text is not None and (tokenizer := _tokenizer(wanted.text, corpus, store)):
+    if wanted.text is not None and wanted.text.encoder != "bpe":
+        makers.append(TextModelMaker(wanted.text, compute))
+    elif wanted.text is not None and (tokenizer := _tokenizer(wanted.text, corpus, store)):
         makers.append(TextMaker(wanted.text, tokenizer))
     if not makers:
         raise ConfigError(

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from mmfuse.features.audio import Audio, read_audio, resample
 from mmfuse.features.clap import BASES, Clap, ClapParams
+from mmfuse.features.conformance import check_encoder
 from mmfuse.features.corpus import open_corpus
 from mmfuse.features.encoders import encode_clip
 from mmfuse.features.errors import ConfigError, DecodeError, MissingError
@@ -153,6 +154,12 @@ def test_clips_that_are_too_short_or_not_finite_are_their_own_failure(model):
         encode_clip(broken, heard(2_000))
 
 
+def test_the_promise_of_every_encoder_is_kept(model):
+    findings = check_encoder(lambda compute: Clap(ClapParams(str(model)), compute))
+    assert [finding.check for finding in findings if finding.ok is False] == []
+    assert sum(finding.ok is True for finding in findings) >= 12
+
+
 def test_random_weights_are_seeded_and_leave_the_global_generator(model):
     torch.manual_seed(9)
     first = encoder(model, random_weights=0).encode(noise(2_000)[None])["clap_random"]
@@ -176,11 +183,12 @@ def test_the_spec_holds_what_changes_the_numbers(model, tmp_path):
         encoder(model, windows=Windows(Fraction(10), Fraction(5))),
         encoder(model, windows=Windows(Fraction(10), Fraction(10), "drop")),
         encoder(model, threads=1),
+        encoder(model, precision="bfloat16"),
         encoder(model, random_weights=0),
         encoder(model, random_weights=1),
         encoder(saved(tmp_path / "other", frequency_min=50)),
     ]
-    assert len({spec.fingerprint, *(other.specs[0].fingerprint for other in others)}) == 7
+    assert len({spec.fingerprint, *(other.specs[0].fingerprint for other in others)}) == 8
     assert others[0].specs[0].timing.hop_s == 5
 
 
@@ -305,6 +313,8 @@ def test_neither_order_nor_stopping_changes_a_bit(sample, model, tmp_path):
         extract(folder, store, model, "--limit", 3)
         roots.append(extract(folder, store, model)["root"])
     assert roots[0] == roots[1]
+    verify = ["verify", str(tmp_path / "back.zarr"), "--recompute", "2"]
+    assert CliRunner().invoke(app, verify).exit_code == 0
     stream = open_store(tmp_path / "back.zarr")["clap"]
     theirs = ClapModel.from_pretrained(model).eval()
     extractor = ClapFeatureExtractor.from_pretrained(model)
