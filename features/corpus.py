@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from blake3 import blake3
 
 from mmfuse.features.clip import Clip, Estimate, Origins, Source
 from mmfuse.features.errors import ConfigError
@@ -57,8 +58,9 @@ class Corpus:
         columns: dict[str, str],
         estimates: Mapping[str, Estimate],
     ) -> None:
-        self.path, self.root, self._rows, self._estimates = path, root, rows, estimates
-        self.renamed, self.has_estimates = columns, bool(estimates)
+        self.path, self.root, self.renamed, self._rows = path, root, columns, rows
+        self.estimates, self.has_estimates = estimates, bool(estimates)
+        self.digest = ""  # of all ids in their order; `check` tells
         unknown = sorted(set(columns) - set(COLUMNS))
         if unknown:
             raise ConfigError(
@@ -79,14 +81,23 @@ class Corpus:
     def __len__(self) -> int:
         return self._rows.count()
 
-    def clips(self) -> Iterator[Clip]:
-        """All clips, lazily.
+    @property
+    def by_number(self) -> bool:
+        """Whether clips in the middle can be read without those before them."""
+        return self._rows.by_number
+
+    def clips(self, start: int = 0, stop: int | None = None) -> Iterator[Clip]:
+        """Clips, lazily; with `start` and `stop`, counted from 0, those of a stretch.
 
         Raises:
             ConfigError: a row is wrong in itself (see `check`).
         """
-        for number, row in enumerate(self._select(COLUMNS), start=1):
+        for number, row in enumerate(self._select(COLUMNS, start, stop), start=start + 1):
             yield self._clip(number, row)
+
+    def ids(self) -> Iterator[str]:
+        """The ids of all clips, lazily."""
+        return (str(row["id"]) for row in self._select(("id",)))
 
     def texts(self, split: str) -> list[str]:
         """Texts of a split; of all clips where the manifest has no splits."""
@@ -117,11 +128,13 @@ class Corpus:
         """
         ids: list[pa.Array] = []
         batch: list[str] = []
+        hasher = blake3()
         files = found = 0
         names = ("id", "text", "split", "audio_path", "midi_path", "label", "label_id")
         for number, row in enumerate(self._select(names), start=1):
             clip = self._clip(number, row)
             batch.append(clip.id)
+            hasher.update(clip.id.encode(errors="surrogatepass") + b"\0")
             for source in (clip.audio, clip.midi):
                 if source is not None and files < 100:
                     files += 1
@@ -138,11 +151,14 @@ class Corpus:
                 f"{self.path}, row 1, column {column}: not one of the first {files} files is "
                 f"there; paths are looked up below {self.root}: move the manifest beside its files"
             )
+        self.digest = hasher.hexdigest()
         return len(every)
 
-    def _select(self, names: Sequence[str]) -> Iterator[Row]:
+    def _select(
+        self, names: Sequence[str], start: int = 0, stop: int | None = None
+    ) -> Iterator[Row]:
         theirs = {ours: self._theirs[ours] for ours in names if ours in self._theirs}
-        for row in self._rows.read(list(theirs.values())):
+        for row in self._rows.span(list(theirs.values()), start, stop):
             yield {ours: row.get(name) for ours, name in theirs.items()}
 
     def _clip(self, number: int, row: Row) -> Clip:
@@ -175,7 +191,7 @@ class Corpus:
                 _string(row.get("audio_start_s")),
                 _string(row.get("midi_start_s")),
             ),
-            estimate=self._estimates.get(str(clip_id)),
+            estimate=self.estimates.get(str(clip_id)),
         )
 
     def _label(self, row: Row) -> str | None:

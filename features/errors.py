@@ -8,7 +8,8 @@
     │   └── AlignError           its times
     ├── StoreError            4  a store is damaged, lies, or does not hold what was asked for
     ├── LockedError           5  somebody else is writing
-    └── MissingError          6  a model, a stream or an optional package is not there
+    ├── MissingError          6  a model, a stream or an optional package is not there
+    └── WorkerError           1  processes that should work die before they begin
 
 A message says what was given, what was expected, and what to type next.
 """
@@ -62,3 +63,9 @@ class MissingError(MMFuseError):
     """A model, a stream or an optional package is not there."""
 
     exit_code = 6
+
+
+class WorkerError(MMFuseError):
+    """Worker processes die before they begin."""
+
+    exit_code = 1

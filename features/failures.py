@@ -3,7 +3,7 @@
 The file says its own crc32c: eight hex digits in its metadata, taken with zeros in their place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -99,15 +99,13 @@ def _damaged(path: Path, fault: str) -> StoreError:
     return StoreError(f"{path} is damaged: {fault}; remove it, and failed clips are tried anew")
 
 
-class Failures:
-    """The table of a store, keyed by clip, stream and view; `save` replaces its file whole."""
+class FailureNotes:
+    """Failures by clip, stream and view; what was added and taken away since they were known."""
 
-    def __init__(self, root: Path) -> None:
-        self._path = root / META / "failures.parquet"
-        self._rows: dict[tuple[str, str, int], Failure] = {}
-        self._dirty = False
-        for row in read_failures(root).to_pylist():
-            self._rows[row["clip_id"], row["stream"], row["view"]] = Failure(**row)
+    def __init__(self, failures: Iterable[Failure] = ()) -> None:
+        self._rows = {(row.clip_id, row.stream, row.view): row for row in failures}
+        self.added: list[Failure] = []
+        self.cleared: list[tuple[str, str, int]] = []
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -123,17 +121,40 @@ class Failures:
     def add(self, failure: Failure) -> None:
         """Note a failure; it replaces an older one of the same clip, stream and view."""
         self._rows[failure.clip_id, failure.stream, failure.view] = failure
-        self._dirty = True
+        self.added.append(failure)
 
     def clear(self, clip_id: str, stream: str, view: int = 0) -> None:
         """Forget a failure: the clip was mended."""
-        self._dirty |= self._rows.pop((clip_id, stream, view), None) is not None
+        if self._rows.pop((clip_id, stream, view), None) is not None:
+            self.cleared.append((clip_id, stream, view))
+
+
+class Failures(FailureNotes):
+    """The table of a store; `save` replaces the file as one step."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(Failure(**row) for row in read_failures(root).to_pylist())
+        self._path = root / META / "failures.parquet"
+        self._of_clip: dict[str, list[Failure]] = {}
+        for row in self:
+            self._of_clip.setdefault(row.clip_id, []).append(row)
+
+    def of(self, clip_ids: Iterable[str]) -> list[Failure]:
+        """What was known of clips when the store was opened."""
+        return [row for clip_id in clip_ids for row in self._of_clip.get(clip_id, ())]
+
+    def merge(self, added: Iterable[Failure], cleared: Iterable[tuple[str, str, int]]) -> None:
+        """What a task has noted elsewhere."""
+        for clip_id, stream, view in cleared:
+            self.clear(clip_id, stream, view)
+        for failure in added:
+            self.add(failure)
 
     def save(self) -> None:
         """Write the table if it changed, or was never written."""
-        if not self._dirty and self._path.exists():
+        if not (self.added or self.cleared) and self._path.exists():
             return
-        rows = sorted(self._rows.values(), key=lambda row: (row.clip_id, row.stream, row.view))
+        rows = sorted(self, key=lambda row: (row.clip_id, row.stream, row.view))
         table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
         write_durably(self._path, table_bytes(table))
-        self._dirty = False
+        self.added, self.cleared = [], []

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,10 +41,15 @@ class Rows:
     """Rows of a manifest as dicts; one subclass a format."""
 
     columns: set[str]
+    by_number = False  # whether `span` begins in the middle without reading what is before
 
     def read(self, columns: list[str]) -> Iterator[Row]:
         """All rows; formats that can, read no other columns than these."""
         raise NotImplementedError
+
+    def span(self, columns: list[str], start: int, stop: int | None) -> Iterator[Row]:
+        """Rows start, start + 1, ... before stop, counted from 0."""
+        return islice(self.read(columns), start, stop)
 
     def count(self) -> int:
         """Number of rows."""
@@ -55,25 +61,32 @@ class Rows:
 
 
 class _ParquetRows(Rows):
+    by_number = True
+
     def __init__(self, files: list[Path]) -> None:
         self._files = files
         try:
             schemas = [pq.read_schema(file) for file in files]
-            self._count = sum(pq.read_metadata(file).num_rows for file in files)
+            self._counts = [pq.read_metadata(file).num_rows for file in files]
         except (pa.ArrowException, OSError) as error:
             raise ConfigError(f"{files[0]} is no Parquet file: {error}") from None
         self.columns = set(schemas[0].names)
         self._metadata = schemas[0].metadata or {}
 
     def read(self, columns: list[str]) -> Iterator[Row]:
-        for file in self._files:
-            with pq.ParquetFile(file) as parquet:
-                batches = parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns)
-                while (batch := _next_batch(batches, file)) is not None:
-                    yield from batch.to_pylist()
+        return self.span(columns, 0, None)
+
+    def span(self, columns: list[str], start: int, stop: int | None) -> Iterator[Row]:
+        """Rows of a stretch; of each file only the row groups that hold some are read."""
+        first = 0
+        for file, count in zip(self._files, self._counts, strict=True):
+            last = first + count if stop is None else min(first + count, stop)
+            if max(first, start) < last:
+                yield from _parquet_span(file, columns, max(start - first, 0), last - first)
+            first += count
 
     def count(self) -> int:
-        return int(self._count)
+        return int(sum(self._counts))
 
     def class_names(self, column: str) -> list[str] | None:
         """Names of a `ClassLabel`, as Hugging Face datasets writes them into the schema."""
@@ -168,6 +181,25 @@ def _text_of(file: Path) -> Iterator[IO[str]]:
         raise ConfigError(f"{file} is not UTF-8 ({error}); save it as UTF-8") from None
     except csv.Error as error:
         raise ConfigError(f"{file} is not CSV: {error}") from None
+
+
+def _parquet_span(file: Path, columns: list[str], start: int, stop: int) -> Iterator[Row]:
+    """Rows of one file."""
+    with pq.ParquetFile(file) as parquet:
+        sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+        ends = list(accumulate(sizes))
+        groups = [
+            i for i, (size, end) in enumerate(zip(sizes, ends, strict=True))
+            if end > start and end - size < stop
+        ]  # fmt: skip
+        if not groups:
+            return
+        row = ends[groups[0]] - sizes[groups[0]]
+        batches = parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns, row_groups=groups)
+        while row < stop and (batch := _next_batch(batches, file)) is not None:
+            skip = max(start - row, 0)
+            yield from batch.slice(skip, stop - row - skip).to_pylist()
+            row += len(batch)
 
 
 def _next_batch(batches: Iterator[pa.RecordBatch], file: Path) -> pa.RecordBatch | None:

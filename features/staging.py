@@ -151,6 +151,9 @@ class StagedStream:
             part = None
         if part is None:
             part = self._new_part(self._next)
+            while part.path.exists():  # what lies behind a gap, and is not ours to go on with
+                self._next += 1
+                part = self._new_part(self._next)
             self._parts.append(part)
             self._next += 1
         if self._files is None:
@@ -201,10 +204,10 @@ class StagedStream:
 
     def _recover(self) -> None:
         """Take up the parts that an earlier process left; all but the last are closed."""
-        names = (_NAME.fullmatch(path.name) for path in self._folder.glob(f"task-{self._task}-*"))
-        numbers = {int(name["number"]) for name in names if name and name["task"] == self._task}
-        for number in sorted(numbers):
-            part = self._take_up(self._new_part(number))
+        number = 0
+        while (part := self._new_part(number)).journal.exists() or part.path.exists():
+            number += 1
+            self._take_up(part)
             if not part.records:
                 part.journal.unlink()
                 part.path.unlink()
@@ -212,9 +215,9 @@ class StagedStream:
             if self._parts:
                 self._seal(self._parts[-1])
             self._parts.append(part)
-            self._next = number + 1
+            self._next = number
 
-    def _take_up(self, part: Part) -> Part:
+    def _take_up(self, part: Part) -> None:
         """Read a part against its journal and cut what does not fit; a whole one is left whole."""
         if not part.journal.exists() or not part.path.exists():
             part.path.touch()
@@ -241,7 +244,6 @@ class StagedStream:
             part.path.chmod(0o644)
             os.truncate(part.path, part.rows * self.spec.row_bytes)
             os.truncate(part.journal, journal_bytes)
-        return part
 
 
 def tasks_in(folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ opens the store takes back claims on shards that no manifest names; their parts 
 
 import fcntl
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,11 @@ class StoreWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close(finish=kind is None)
 
-    def open(self, spec: StreamSpec, plan: str = _OWN) -> None:
+    def open(self, spec: StreamSpec, plan: str = _OWN, busy: Collection[str] = frozenset()) -> None:
         """Get a stream ready for tasks whose names begin with `plan`.
 
-        What tasks of other plans have left behind (the corpus has changed since) is committed.
+        What tasks of other plans have left behind (the corpus has changed since) is committed, but
+        for those that somebody is `busy` with.
 
         Raises:
             StoreError: another stream of this store has the same short name.
@@ -97,7 +98,7 @@ class StoreWriter:
         folder = self.root / layout.META / spec.key
         folder.mkdir(parents=True, exist_ok=True)
         for task in tasks_in(folder):
-            if not task.startswith(plan):
+            if not task.startswith(plan) and task not in busy:
                 self._adopt(spec, task)
         self.flush()
 

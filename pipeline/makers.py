@@ -11,15 +11,22 @@ nothing to do ends as soon as it has compared hashes.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blake3 import blake3
 
-from mmfuse.features import midi_tokens, notes, piano_roll
+from mmfuse.features import layout, midi_tokens, notes, piano_roll
 from mmfuse.features.augment import VIEW_0, Draw, augment_audio, augment_notes
 from mmfuse.features.clip import Clip
-from mmfuse.features.config import AudioPreprocessing, MidiPreprocessing, TextPreprocessing
+from mmfuse.features.config import (
+    AudioPreprocessing,
+    MidiPreprocessing,
+    Preprocessing,
+    TextPreprocessing,
+)
 from mmfuse.features.encoders import CPU, Compute, Outputs, build_encoder, cut, join
+from mmfuse.features.errors import ConfigError
 from mmfuse.features.origins import align, audio_origin, needs_files
 from mmfuse.features.spec import Array, Entry, StreamSpec
 from mmfuse.features.text import TextParams, text_tokens_spec
@@ -254,6 +261,35 @@ class TextModelMaker(_Text):
         name = self._model.spec.name
         values = outputs[0][name] if outputs else None
         return {name: self._model.entry(prepared.rest, values)}
+
+
+def makers_of(
+    config: Preprocessing, store: Path, tokenizer: str = "", compute: Compute = CPU
+) -> list[Maker]:
+    """A maker for each modality that a configuration has a section for.
+
+    Args:
+        tokenizer: name of its file in the store; without it, text is left out.
+
+    Raises:
+        ConfigError: it asks for no stream.
+    """
+    makers: list[Maker] = []
+    if config.audio is not None:
+        makers.append(AudioMaker(config.audio, compute))
+    if config.midi is not None:
+        makers.append(MidiMaker(config.midi))
+    if config.text is not None and config.text.encoder != "bpe":
+        makers.append(TextModelMaker(config.text, compute))
+    elif config.text is not None and tokenizer:
+        path = store / layout.META / tokenizer
+        layout.require_regular(store, path)
+        makers.append(TextMaker(config.text, path.read_text(encoding="utf-8")))
+    if not makers:
+        raise ConfigError(
+            "the configuration asks for no stream; add a section such as [preprocessing.audio]"
+        )
+    return makers
 
 
 def text_params(config: TextPreprocessing) -> TextParams:

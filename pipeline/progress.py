@@ -60,8 +60,8 @@ class Progress:
         if self._bar is not None:
             self._task = self._bar.add_task("", total=clips)
 
-    def advance(self, counts: Counts) -> None:
-        """One clip more is done."""
+    def advance(self, counts: Counts, clips: int = 1) -> None:
+        """One clip more is done, or a few."""
         if self._bar is None:
             return
         hours = counts.audio_s / 3600
@@ -70,6 +70,6 @@ class Progress:
         failed = f", [red]{sum(counts.failed.values())} failed[/red]" if counts.failed else ""
         self._bar.update(
             self._task,
-            advance=1,
+            advance=clips,
             description=f"{hours:.2f} h of audio, {speed:.0f} x, {already} already there{failed}",
         )

@@ -3,12 +3,13 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 SCHEMA_VERSION = 1
+_COUNTS = ("made", "already", "failed", "failed_before", "audio_s", "stage_s")
 STAGES = ("read", "decode", "wait", "encode", "write")
 
 
@@ -27,6 +28,7 @@ class Report:
     store: str = ""
     stage_s: Counter[str] = field(default_factory=Counter)  # seconds of work, over all threads
     lock: threading.Lock = field(default_factory=threading.Lock)
+    sign: Callable[[], None] | None = None  # is called as each stage ends: the work goes on
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -37,6 +39,18 @@ class Report:
         finally:
             with self.lock:
                 self.stage_s[name] += time.perf_counter() - began  # type: ignore[assignment]
+            if self.sign is not None:
+                self.sign()
+
+    def tally(self) -> dict[str, Any]:
+        """The counts, for `add`: what can be sent to another process."""
+        return {name: getattr(self, name) for name in _COUNTS}
+
+    def add(self, tally: Mapping[str, Any]) -> None:
+        """Count in what was done elsewhere."""
+        with self.lock:
+            for name in _COUNTS:
+                setattr(self, name, getattr(self, name) + tally[name])
 
     @property
     def exit_code(self) -> int:

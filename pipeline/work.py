@@ -27,7 +27,7 @@ from mmfuse.features.encoders import Outputs
 from mmfuse.features.errors import ClipError
 from mmfuse.features.failures import Failure
 from mmfuse.features.spec import Array, Entry, StreamSpec
-from mmfuse.features.writer import StoreWriter
+from mmfuse.features.task import TaskWriter
 from mmfuse.pipeline.makers import Loaded, Maker, Prepared
 from mmfuse.pipeline.progress import Progress
 from mmfuse.pipeline.report import Report
@@ -56,8 +56,9 @@ class Job:
 class Ledger:
     """What is known of entries and failures, and where new ones go. One thread writes."""
 
-    def __init__(self, writer: StoreWriter, report: Report, *, retry_failed: bool) -> None:
+    def __init__(self, writer: TaskWriter, report: Report, *, retry_failed: bool) -> None:
         self._writer, self._report, self._retry = writer, report, retry_failed
+        self._empty: set[str] = set()
 
     def wanted(self, job: Job) -> Sequence[StreamSpec] | None:
         """Streams that lack this very content of the clip; None where it failed before."""
@@ -110,7 +111,8 @@ class Ledger:
             failure = Failure(clip.id, "manifest", "no_modality", detail, "", _NO_CONTENT)
             self._writer.failures.add(failure)
             with self._report.lock:
-                self._report.failed["manifest", "no_modality"] += 1
+                self._report.failed["manifest", "no_modality"] += clip.id not in self._empty
+            self._empty.add(clip.id)
         else:
             self._writer.failures.clear(clip.id, "")
 

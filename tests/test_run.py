@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from mmfuse.features.corpus import open_corpus
 from mmfuse.features.store import open_store
 from mmfuse.pipeline.cli import app
-from mmfuse.pipeline.run import tasks
+from mmfuse.pipeline.tasks import spans
 
 ALL = "[preprocessing.audio]\n[preprocessing.midi]\n[preprocessing.text]\n"
 STREAMS = {"logmel", "notes", "midi_tokens", "piano_roll", "text_tokens"}
@@ -205,9 +205,10 @@ def test_an_interrupted_run_leaves_a_store_that_goes_on(sample, whole, features_
 
 
 def test_tasks_do_not_depend_on_workers():
-    assert [len(task) for task in tasks(iter(range(503)), 503)] == [63] * 7 + [62]
-    assert [len(task) for task in tasks(iter([]), 0)] == []
-    sizes = [len(task) for task in tasks(iter(range(5000)), 5000)]
+    assert [stop - start for start, stop in spans(503)] == [63] * 7 + [62]
+    assert list(spans(0)) == []
+    sizes = [stop - start for start, stop in spans(5000)]
+    assert [stop for _, stop in spans(5000)][:-1] == [start for start, _ in spans(5000)][1:]
     assert sum(sizes) == 5000
     assert max(sizes) <= 1024
     assert len(sizes) == 16

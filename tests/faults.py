@@ -1,0 +1,103 @@
+"""Work that goes wrong in worker processes, for the tests of the engine."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+from mmfuse.features.errors import ClipError
+from mmfuse.pipeline.executors import Done
+from mmfuse.pipeline.makers import TextMaker
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Does the work, but one clip does something terrible when it is prepared.
+
+    `times` is how often; marks in `folder` count over all processes.
+    """
+
+    clip_id: str
+    kind: str
+    folder: Path
+    times: int = 10**9
+
+    def __call__(self, do, task):
+        good = TextMaker.prepare
+
+        def prepare(maker, clip, loaded):
+            if clip.id == self.clip_id and self._strikes():
+                self._strike()
+            return good(maker, clip, loaded)
+
+        with mock.patch.object(TextMaker, "prepare", prepare):
+            return do(task)
+
+    def _strikes(self):
+        for n in range(self.times):
+            try:
+                (self.folder / f"{self.kind}-{n}").touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            return True
+        return False
+
+    def _strike(self):
+        if self.kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.kind == "hang":
+            time.sleep(1000)
+        elif self.kind == "exception":
+            raise RuntimeError("a fault of ours")
+        raise ClipError("bad", "as bad clips are")
+
+    @property
+    def strikes(self):
+        """How often it has struck."""
+        return len(list(self.folder.glob(f"{self.kind}-*")))
+
+
+@dataclass
+class Faulty:
+    """An executor whose work goes through a fault, and which may tell some outcomes twice."""
+
+    inner: object
+    fault: object = None
+    twice: bool = False
+
+    @property
+    def workers(self):
+        return self.inner.workers
+
+    def map_unordered(self, work, tasks, max_in_flight, signs):
+        if self.fault is not None:
+            work = Through(self.fault, work)
+        for outcome in self.inner.map_unordered(work, tasks, max_in_flight, signs):
+            yield outcome
+            if self.twice and isinstance(outcome, Done):
+                yield outcome
+
+
+@dataclass(frozen=True)
+class Through:
+    """One function through another."""
+
+    fault: object
+    work: object
+
+    def __call__(self, task):
+        return self.fault(self.work, task)
+
+
+def act(task):
+    """A toy: what to do is said by the task."""
+    name, _, argument = task.partition(" ")
+    if name == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif name == "sleep":
+        time.sleep(float(argument))
+    elif name == "raise":
+        raise ValueError(argument)
+    return (task, os.getpid())
