@@ -16,7 +16,9 @@ from mmfuse.features.spec import StreamSpec
 
 LOCK = f"{layout.META}/writer.lock"
 _KEY = r"(?P<key>\w[\w.-]*-[0-9a-f]{8})"
-_WORK = re.compile(rf"{layout.META}/{_KEY}/task-[\w-]+-\d+\.(?:part|journal|claim-(?P<k>\d+))")
+_WORK = re.compile(
+    rf"{layout.META}/{_KEY}/(?:task-[\w-]+-\d+\.(?:part|journal|claim-(?P<k>\d+))|claim-(?P<placed>\d+))"
+)
 _SIDECAR = re.compile(rf"{layout.META}/{_KEY}/shard-(?P<k>\d+)\.arrow")
 _SHARD = re.compile(rf"{_KEY}/values/c/(?P<k>\d+)(?:/0)*")
 _DOCUMENT = re.compile(
@@ -29,7 +31,7 @@ class Extra(Enum):
 
     UNFINISHED = "work of a run that ended early; the same command takes it up"
     DROPPED = "part of a stream that was dropped"
-    TEMPORARY = "a file that was being written when a process ended"
+    TEMPORARY = "left over by a process that ended"
     LATE = "newer than the manifest"
     ORPHAN = "not named by the manifest"
     STRANGER = "nothing that belongs into a store"
@@ -66,17 +68,31 @@ def demanded(manifest: Mapping[str, Any]) -> set[str]:
 _OFFSETS = ("starts/zarr.json", "starts/c/0", "lengths/zarr.json", "lengths/c/0")
 
 
-def open_work(paths: Collection[str]) -> dict[str, set[int]]:
-    """Shard numbers that a writer began and did not commit, by stream key."""
-    work: dict[str, set[int]] = {}
-    for path in paths:
-        if match := _WORK.fullmatch(path):
-            claimed = {int(match["k"])} if match["k"] else set()
-            work.setdefault(match["key"], set()).update(claimed)
-    return work
+def is_work(path: str) -> bool:
+    """Whether a file says that entries wait to be committed."""
+    return _WORK.fullmatch(path) is not None
 
 
-def extra(path: str, manifest: Mapping[str, Any], work: Mapping[str, set[int]]) -> Extra:
+def open_work(paths: Collection[str], manifest: Mapping[str, Any]) -> set[str]:
+    """Keys of the streams that have entries which are not committed yet."""
+    matches = filter(None, map(_WORK.fullmatch, paths))
+    return {match["key"] for match in matches if not _is_committed(match, manifest)}
+
+
+def placed(paths: Collection[str]) -> list[tuple[str, int]]:
+    """Key and number of the shards that a merge was about to commit."""
+    matches = filter(None, map(_WORK.fullmatch, paths))
+    return [(match["key"], int(match["placed"])) for match in matches if match["placed"]]
+
+
+def _is_committed(match: re.Match[str], manifest: Mapping[str, Any]) -> bool:
+    """Whether a file that says so is about a shard that the manifest names."""
+    stream = manifest["streams"].get(match["key"], {"shards": []})
+    number = match["k"] or match["placed"]
+    return number is not None and int(number) in {shard["k"] for shard in stream["shards"]}
+
+
+def extra(path: str, manifest: Mapping[str, Any], work: Collection[str]) -> Extra:
     """What a file is that is not demanded; `work` as `open_work` gives it."""
     name = path.removeprefix(f"{layout.META}/")
     if path.endswith(".tmp"):
@@ -93,10 +109,10 @@ def extra(path: str, manifest: Mapping[str, Any], work: Mapping[str, set[int]]) 
     key = match["key"]
     if key in manifest.get("tombstones", ()):
         return Extra.DROPPED
-    if pattern is _WORK or (pattern is not _DOCUMENT and int(match["k"]) in work.get(key, ())):
+    if pattern is _WORK and _is_committed(match, manifest):
+        return Extra.TEMPORARY
+    if key in work:
         return Extra.UNFINISHED
-    if pattern is _DOCUMENT:
-        stream = manifest["streams"].get(key)
-        unfinished = key in work if stream is None else stream["root"] is None
-        return Extra.UNFINISHED if unfinished else Extra.ORPHAN
-    return Extra.ORPHAN
+    stream = manifest["streams"].get(key)
+    late = pattern is _DOCUMENT and stream is not None and stream["root"] is None
+    return Extra.UNFINISHED if late else Extra.ORPHAN

@@ -98,9 +98,14 @@ def sidecar_bytes(records: Sequence[Record]) -> bytes:
         "note": [r.note for r in records],
         "augmentation": [r.augmentation for r in records],
     }
+    return table_bytes(pa.table(columns, schema=SCHEMA))
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """A table of `SCHEMA` as an Arrow IPC file."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, SCHEMA) as writer:
-        writer.write_table(pa.table(columns, schema=SCHEMA))
+        writer.write_table(table)
     return bytes(sink.getvalue().to_pybytes())
 
 

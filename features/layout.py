@@ -140,6 +140,15 @@ def write_durably(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
+def file_crc(path: Path) -> int:
+    """crc32c of a whole file."""
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(2**22):
+            crc = int(crc32c(block, crc))
+    return crc
+
+
 def sync(path: Path) -> None:
     """Make a file, or the renames inside a folder, survive a power loss."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -62,8 +62,14 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 
 def write_manifest(root: Path, document: dict[str, Any], forget: Collection[str] = ()) -> None:
-    """Replace the manifest: the commit. Files in `forget` are no longer named, though there."""
+    """Replace the manifest: the commit. Files in `forget` are no longer named, though there.
+
+    The tombstone of a stream that was made anew is gone with it.
+    """
     document.pop("version", None)
+    tombstones = set(document.pop("tombstones", ())) - document["streams"].keys()
+    if tombstones:
+        document["tombstones"] = sorted(tombstones)
     document["files"] = {
         name: crc for name, crc in _files(root, document.get("files", {})).items()
         if name not in forget
@@ -117,7 +123,7 @@ def _fault(document: Mapping[str, Any]) -> str | None:
         if not (crc is None if name in MUTABLE else IMMUTABLE.fullmatch(name) and _count(crc)):
             return f"it names a file {name!r}"
     for key in tombstones:
-        if not isinstance(key, str) or not _KEY.fullmatch(key) or key in document["streams"]:
+        if not isinstance(key, str) or not _KEY.fullmatch(key):
             return f"it has a tombstone {key!r}"
     faults = (stream_fault(key, stream) for key, stream in document["streams"].items())
     return next(filter(None, faults), None)

@@ -4,7 +4,8 @@ Nothing is locked or changed. A finding is a fault; a note is what is unusual an
 fault of one file is told once: what is missing is the census', what is there is its own check's.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mmfuse.features import derived, layout
 from mmfuse.features.census import LOCK, Extra, demanded, extra, files_of, open_work
 from mmfuse.features.errors import MissingError, StoreError
 from mmfuse.features.failures import seal_fault
-from mmfuse.features.index import root_of, store_root_of
+from mmfuse.features.index import read_sidecar, root_of, store_root_of
 from mmfuse.features.manifest import MUTABLE, NAME, read_manifest
 from mmfuse.features.verify_shard import check_shard, check_sidecar
 
@@ -80,10 +81,14 @@ def verify_store(root: Path, share: float = 0.0, seed: int = 0) -> Verification:
         report.notes.append("a run is unfinished; the same mmfeat command goes on with it")
     if layout.CHECKSUM not in manifest:
         report.notes.append("the manifest has no checksum yet; the next mmfeat run adds it")
-    report.findings += _check_census(root, manifest, report)
+    found = files_of(root)
+    work = open_work(found, manifest)
+    report.findings += _check_census(root, manifest, found, work, report)
     report.findings += _check_beside(root, manifest)
     for key, stream in manifest["streams"].items():
         report.findings += _check_stream(root, key, stream, share, seed, report)
+        if key not in work:  # else what follows may be ahead of the manifest
+            report.findings += _check_derived(root, key, stream)
     roots = [stream["root"] for stream in manifest["streams"].values()]
     if report.root is not None and (None in roots or store_root_of(roots) != report.root):
         what = "the root of the store is not that of its streams"
@@ -91,10 +96,15 @@ def verify_store(root: Path, share: float = 0.0, seed: int = 0) -> Verification:
     return report
 
 
-def _check_census(root: Path, manifest: dict[str, Any], report: Verification) -> Iterator[Finding]:
+def _check_census(
+    root: Path,
+    manifest: dict[str, Any],
+    found: Mapping[str, os.stat_result],
+    work: Collection[str],
+    report: Verification,
+) -> Iterator[Finding]:
     """Files that are missing, too many, links, devices, or open to others."""
-    found, wanted = files_of(root), demanded(manifest)
-    work = open_work(found)
+    wanted = demanded(manifest)
     notes: dict[Extra, int] = {}
     for path in sorted(wanted - found.keys()):
         yield Finding(path, "missing", _restore(_stream_of(path)))
@@ -144,7 +154,7 @@ def _check_beside(root: Path, manifest: Mapping[str, Any]) -> Iterator[Finding]:
 def _check_stream(
     root: Path, key: str, stream: dict[str, Any], share: float, seed: int, report: Verification
 ) -> Iterator[Finding]:
-    """Documents, sidecars, shards, derived arrays and root of one stream."""
+    """Sidecars, shards and root of one stream."""
     finished = stream["root"] is not None
     report.streams += 1
     sidecars: list[pa.Table] = []
@@ -165,25 +175,21 @@ def _check_stream(
     whole = len(sidecars) == len(stream["shards"])
     if whole and finished and root_of(stream["fingerprint"], sidecars) != stream["root"]:
         yield Finding(_MANIFEST, f"the root of {key} is not that of its entries", _restore(key))
-    if whole and finished:
-        yield from _check_bytes(root, derived.offsets(key, stream, sidecars))
-    yield from _check_documents(root, key, stream)
 
 
-def _check_documents(root: Path, key: str, stream: dict[str, Any]) -> Iterator[Finding]:
-    """`zarr.json` of a stream; it may be one shard ahead where a commit was cut short."""
-    exact = derived.documents(key, stream)
-    faults = list(_check_bytes(root, exact))
-    if not faults:
+def _check_derived(root: Path, key: str, stream: dict[str, Any]) -> Iterator[Finding]:
+    """Documents and arrays for other readers of Zarr."""
+    yield from _check_bytes(root, derived.documents(key, stream))
+    if stream["root"] is None:
         return
-    last = max((shard["k"] for shard in stream["shards"]), default=-1)
-    begun = [int(path.name.split("-")[1]) for path in (root / layout.META / key).glob("journal-*")]
-    for number in begun:
-        if number > last and not list(
-            _check_bytes(root, derived.documents(key, stream, number + 1))
-        ):
-            return
-    yield from faults
+    try:
+        sidecars = [
+            read_sidecar(layout.sidecar_path(root, key, shard["k"]), shard["entries"])
+            for shard in stream["shards"]
+        ]
+    except (StoreError, OSError):
+        return  # it has been told
+    yield from _check_bytes(root, derived.offsets(key, stream, sidecars))
 
 
 def _check_bytes(root: Path, files: Mapping[str, bytes]) -> Iterator[Finding]:

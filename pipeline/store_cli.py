@@ -55,9 +55,84 @@ def verify(
         _exit(report.exit_code)
 
 
+def gc(
+    store: StoreArgument,
+    stream: Annotated[
+        list[str] | None, typer.Option("--stream", help="Key of a stream to drop.")
+    ] = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Remove what a run left that ended early, too.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be.")] = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Remove files that a store does not name, and streams to drop; mend documents for Zarr.
+
+    Example: mmfeat gc demo/store.zarr --dry-run
+    """
+    with user_errors("mmfeat", verbose):
+        from mmfuse.features.gc import collect
+        from mmfuse.pipeline.upkeep import sweep
+
+        swept = collect(store, stream or (), unfinished=unfinished, dry_run=dry_run)
+        document, lines = sweep(swept)
+        show(document, lines, as_json=as_json)
+
+
+def merge(
+    out: Annotated[Path, typer.Argument(help="Store to make, or to add to.")],
+    stores: Annotated[list[Path], typer.Argument(help="Stores to take from.")],
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Make one store of several; shards are linked, no data is rewritten.
+
+    Example: mmfeat merge demo/all.zarr demo/part-0.zarr demo/part-1.zarr
+    """
+    with user_errors("mmfeat", verbose):
+        from mmfuse.features.combine import merge as merge_stores
+        from mmfuse.pipeline.upkeep import combined
+
+        document, lines = combined(merge_stores(out, stores))
+        show(document, lines, as_json=as_json)
+
+
+def subset(
+    store: StoreArgument,
+    out: Annotated[Path, typer.Argument(help="Store to make.")],
+    ids: Annotated[
+        Path | None, typer.Option("--ids", help="File with a clip id on each line.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="train, validation or test of --corpus.")
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option("--corpus", help="Manifest or folder that --split asks for.")
+    ] = None,
+    streams: Annotated[
+        str | None, typer.Option("--streams", help="Names of streams, with commas between.")
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Make a store of some clips or streams of another; shards are linked, no data is rewritten.
+
+    Example: mmfeat subset demo/store.zarr demo/train.zarr --split train --corpus demo/corpus
+    """
+    with user_errors("mmfeat", verbose):
+        from mmfuse.features.combine import subset as subset_store
+        from mmfuse.pipeline.upkeep import chosen_ids, chosen_keys, combined
+
+        wanted = chosen_ids(ids, split, corpus)
+        report = subset_store(store, out, wanted, chosen_keys(store, streams))
+        document, lines = combined(report)
+        show(document, lines, as_json=as_json)
+
+
 def _exit(code: int) -> None:
     if code:
         raise SystemExit(code)
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (verify,)
+COMMANDS: tuple[Callable[..., None], ...] = (verify, gc, merge, subset)

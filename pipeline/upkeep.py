@@ -2,9 +2,14 @@
 
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from mmfuse.features.assemble import Combined
+from mmfuse.features.corpus import SPLITS, open_corpus
 from mmfuse.features.errors import ConfigError
+from mmfuse.features.gc import Sweep
+from mmfuse.features.store import open_store
 from mmfuse.features.verify import Verification
 from mmfuse.pipeline.report import SCHEMA_VERSION
 
@@ -41,3 +46,65 @@ def verification(report: Verification) -> View:
         + (f"{faults} fault{'s' if faults > 1 else ''}" if faults else "all is well")
     )
     return document, lines
+
+
+def sweep(swept: Sweep) -> View:
+    """What was removed, written and left, a line each."""
+    document = {"schema_version": SCHEMA_VERSION, **asdict(swept)}
+    would = "would be " if swept.dry_run else ""
+    lines = [f"{would}removed {path}" for path in swept.removed]
+    lines += [f"{would}written anew {path}" for path in swept.written]
+    lines += [f"left alone, not ours: {path}" for path in swept.strangers]
+    if swept.unfinished:
+        lines.append(
+            f"left alone: {swept.unfinished} files of a run that ended early; the same command "
+            "goes on with them, --unfinished removes them"
+        )
+    count = len(swept.removed)
+    lines.append(f"{swept.store}: {count} files {would}removed, {swept.bytes / 1e6:.1f} MB")
+    return document, lines
+
+
+def combined(report: Combined) -> View:
+    """What a store was made of."""
+    document = {"schema_version": SCHEMA_VERSION, **asdict(report)}
+    how = f"{report.linked} files linked, {report.copied} copied"
+    lines = [
+        f"{report.store}: {report.entries} entries added, {report.bytes / 1e6:.1f} MB ({how}); "
+        f"{report.streams} streams"
+    ]
+    if report.duplicates:
+        lines.append(f"  {report.duplicates} entries were in several stores, and are taken once")
+    lines.append(f"root {report.root}")
+    return document, lines
+
+
+def chosen_ids(ids: Path | None, split: str | None, corpus: Path | None) -> set[str] | None:
+    """Clips that the command line names; None where it names none, which means all.
+
+    Raises:
+        ConfigError: it names them in two ways, or in one that can't be.
+    """
+    if ids is not None and split is not None:
+        raise ConfigError("--ids and --split say the same in two ways; leave one out")
+    if ids is not None:
+        try:
+            return set(ids.read_text(encoding="utf-8").splitlines()) - {""}
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"can't read --ids {ids}: {error}") from None
+    if split is None:
+        return None
+    if split not in SPLITS or corpus is None:
+        raise ConfigError(
+            f"--split {split}: it is train, validation or test, and needs the --corpus that says so"
+        )
+    labels = open_corpus(corpus).labels().to_pylist()
+    return {row["id"] for row in labels if row["split"] == SPLITS[split]}
+
+
+def chosen_keys(store: Path, streams: str | None) -> list[str] | None:
+    """Keys of the streams that the command line names; None where it names none."""
+    if streams is None:
+        return None
+    opened = open_store(store)
+    return [opened[name.strip()].key for name in streams.split(",")]
