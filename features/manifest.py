@@ -14,6 +14,7 @@ from crc32c import crc32c
 
 from mmfuse.features import layout
 from mmfuse.features.errors import StoreError
+from mmfuse.features.failures import seal_fault
 from mmfuse.features.spec import StreamSpec
 
 NAME = "manifest.json"
@@ -133,8 +134,11 @@ def _files(root: Path, known: Mapping[str, int | None]) -> dict[str, int | None]
     """Files beside the manifest that must stay: name -> crc32c, None where the file has its own."""
     files = dict(known)
     for path in (root / layout.META).iterdir():
-        if path.name in MUTABLE:
-            files[path.name] = None
+        if path.name in MUTABLE and path.name not in files:
+            raw = layout.read_bytes(root, path)
+            table = path.suffix == ".parquet"
+            if (seal_fault(raw, required=True) if table else layout.seal_fault(raw)) is None:
+                files[path.name] = None  # else it is from before these were sealed
         elif IMMUTABLE.fullmatch(path.name) and path.name not in files:
             files[path.name] = int(crc32c(layout.read_bytes(root, path)))
     return files
