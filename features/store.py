@@ -4,7 +4,6 @@ Everything is checked against the manifest before a byte is mapped: format, dtyp
 regular files only. A lost or short shard is an error here, where plain Zarr would read zeros.
 """
 
-import mmap
 import os
 from collections.abc import Sequence
 from fractions import Fraction
@@ -18,17 +17,23 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mmfuse.features import layout
-from mmfuse.features.errors import MissingError, StoreError
+from mmfuse.features.errors import ConfigError, MissingError, StoreError
 from mmfuse.features.failures import read_failures
 from mmfuse.features.index import SCHEMA, read_sidecar
 from mmfuse.features.manifest import manifest_path, read_manifest
+from mmfuse.features.shards import ACCESS, open_shards
 from mmfuse.features.spec import Array, StreamSpec, frame_times_s
 
 
-def open_store(path: Path | str) -> "FeatureStore":
+def open_store(path: Path | str, access: str = "map") -> "FeatureStore":
     """Open a feature store for reading; no lock is taken, writers may go on.
 
+    Args:
+        access: `map` gives views of mapped files. `read` gives copies: on network file systems it
+            takes one request a clip where a map takes one a page.
+
     Raises:
+        ConfigError: there is no such access.
         MissingError: there is no store at `path`.
         StoreError: the store is damaged, or newer than this mmfuse.
     """
@@ -37,14 +42,16 @@ def open_store(path: Path | str) -> "FeatureStore":
         raise MissingError(
             f"no feature store at {root}; make one with: mmfeat run CONFIG --store {root}"
         )
-    return FeatureStore(root)
+    if access not in ACCESS:
+        raise ConfigError(f"no access {access!r}; choose from: {', '.join(ACCESS)}")
+    return FeatureStore(root, access)
 
 
 class FeatureStore:
     """A store as its manifest describes it at the moment of opening."""
 
-    def __init__(self, root: Path) -> None:
-        self.path = root
+    def __init__(self, root: Path, access: str = "map") -> None:
+        self.path, self.access = root, access
         self.manifest = read_manifest(root)
         self._open: dict[str, Stream] = {}
 
@@ -77,7 +84,7 @@ class FeatureStore:
             )
         key = matches[0]
         if key not in self._open:
-            self._open[key] = Stream(self.path, key, self.manifest["streams"][key])
+            self._open[key] = Stream(self.path, key, self.manifest["streams"][key], self.access)
         return self._open[key]
 
     def failures(self) -> pa.Table:
@@ -88,12 +95,12 @@ class FeatureStore:
 class Stream:
     """One ragged array of the store: an entry per clip (and view), mapped, never copied."""
 
-    def __init__(self, root: Path, key: str, document: dict[str, Any]) -> None:
+    def __init__(self, root: Path, key: str, document: dict[str, Any], access: str = "map") -> None:
         self._root, self.key = root, key
         self.spec = StreamSpec.from_json(document["spec"])
         self._shard_rows = int(document["shard_rows"])
         self._shards = {int(shard["k"]): shard for shard in document["shards"]}
-        self._maps: dict[int, Array] = {}
+        self._data = open_shards(root, key, self.spec, document, access)
         tables, shard_of = [SCHEMA.empty_table()], []
         for k, shard in self._shards.items():
             tables.append(self._checked_sidecar(k, shard))
@@ -142,7 +149,7 @@ class Stream:
         return rows[np.asarray(found.fill_null(-1), dtype=np.int64)]
 
     def __getitem__(self, clip: str | tuple[str, int]) -> Array:
-        """Values of a clip, or of (clip, view): (rows, *item), read-only view of the map.
+        """Values of a clip, or of (clip, view): (rows, *item), read-only; a view of the map.
 
         Raises:
             MissingError: no such clip, or no such view of it.
@@ -155,13 +162,10 @@ class Stream:
         return self.at(row)
 
     def at(self, entry: int) -> Array:
-        """Values of an entry by its number, (rows, *item), read-only view of the map."""
-        shard = int(self._shard_of[entry])
-        values = self._maps.get(shard)
-        if values is None:
-            values = self._map(shard)
+        """Values of an entry by its number, (rows, *item), read-only; a view of the map."""
         start = int(self._start[entry])
-        return values[start : start + int(self.lengths[entry])]
+        stop = start + int(self.lengths[entry])
+        return self._data.rows(int(self._shard_of[entry]), start, stop)
 
     def gather(self, entries: Sequence[int] | NDArray[np.int64], out: Array) -> NDArray[np.int64]:
         """Copy entries one behind the other into `out`; the bounds of each, (n + 1,) int64.
@@ -171,12 +175,9 @@ class Stream:
         """
         bounds = np.concatenate([[0], np.cumsum(self.lengths[entries])])
         shards, starts = self._shard_of[entries].tolist(), self._start[entries].tolist()
-        to = bounds.tolist()
+        to, copy = bounds.tolist(), self._data.copy
         for shard, start, first, last in zip(shards, starts, to[:-1], to[1:], strict=True):
-            values = self._maps.get(shard)
-            if values is None:
-                values = self._map(shard)
-            out[first:last] = values[start : start + last - first]
+            copy(shard, start, out[first:last])
         return bounds
 
     def will_need(self, entries: Sequence[int] | NDArray[np.int64]) -> None:
@@ -200,25 +201,6 @@ class Stream:
         windows = tuple((Fraction(w["start_s"]), int(w["rows"])) for w in row["windows"])
         origin_s = Fraction(row["origin_s"])
         return frame_times_s(self.spec.timing, self.spec.fields, self.at(entry), origin_s, windows)
-
-    def _map(self, k: int) -> Array:
-        """Map a shard, after its own index was seen to be the one that the layout promises."""
-        shard = self._shards[k]
-        path = layout.shard_path(self._root, self.key, k, self.spec.item)
-        index = layout.shard_index(
-            layout.used_inner(shard["rows"]), self._shard_rows, self.spec.row_bytes
-        )
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        try:
-            if os.pread(descriptor, len(index), shard["bytes"] - len(index)) != index:
-                raise StoreError(f"{path} is damaged: its index is not the one written")
-            mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        finally:
-            os.close(descriptor)
-        count = shard["rows"] * int(np.prod(self.spec.item, dtype=np.int64))
-        flat = np.frombuffer(mapped, dtype=self.spec.dtype, count=count)
-        self._maps[k] = flat.reshape(shard["rows"], *self.spec.item)
-        return self._maps[k]
 
 
 def _last_of_each_id(table: pa.Table, shard_of: list[NDArray[np.int32]]) -> pa.Table:

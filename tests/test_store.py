@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmfuse.features import layout
-from mmfuse.features.errors import ClipError, LockedError, MissingError, StoreError
+from mmfuse.features import layout, shards
+from mmfuse.features.errors import ClipError, ConfigError, LockedError, MissingError, StoreError
 from mmfuse.features.spec import DTYPES, Entry, StreamSpec, Timing, frame_times_s
 from mmfuse.features.store import open_store
 from mmfuse.features.writer import StoreWriter
@@ -73,6 +73,47 @@ def test_gather_copies_one_behind_the_other(store):
     bounds = stream.gather(entries, out)
     for i, number in enumerate((11, 2, 19)):
         np.testing.assert_array_equal(out[bounds[i] : bounds[i + 1]], values_of(MEL, number))
+
+
+def test_reading_gives_what_mapping_gives_whatever_the_buffer(store):
+    mapped, read = open_store(store)["logmel"], open_store(store, access="read")["logmel"]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        entries = rng.permutation(20)[: int(rng.integers(0, 20))]
+        rows = int(mapped.lengths[entries].sum())
+        one, other = (np.empty((rows, 8), np.float16) for _ in range(2))
+        wide = np.empty((rows, 9), np.float32)[:, :8]
+        bounds = mapped.gather(entries, one)
+        assert bounds.tolist() == read.gather(entries, other).tolist()
+        read.gather(entries, wide)
+        assert one.tobytes() == other.tobytes() == wide.astype(np.float16).tobytes()
+    assert not read["clip-3"].flags.writeable
+    np.testing.assert_array_equal(read["clip-3"], mapped["clip-3"])
+    with pytest.raises(ConfigError, match="choose from: map, read"):
+        open_store(store, access="guess")
+
+
+def test_a_shard_that_is_cut_while_it_is_read_is_an_error(store):
+    read = open_store(store, access="read")["logmel"]
+    assert len(read["clip-3"])
+    path = layout.shard_path(store, MEL.key, 0, (8,))
+    path.chmod(0o644)
+    os.truncate(path, 100)
+    with pytest.raises(StoreError, match="cut short while it was open"):
+        _ = read["clip-3"]
+
+
+@pytest.mark.parametrize("access", ["map", "read"])
+def test_a_store_of_many_shards_keeps_few_files_open(tmp_path, monkeypatch, access):
+    monkeypatch.setattr(shards, "most_open", lambda: 4)
+    write(tmp_path / "s.zarr", MEL, range(30), seal_every=1)
+    before = len(os.listdir("/proc/self/fd"))
+    stream = open_store(tmp_path / "s.zarr", access)["logmel"]
+    first = stream["clip-0"]
+    for number in [*range(30), *range(30)]:
+        np.testing.assert_array_equal(stream[f"clip-{number}"], values_of(MEL, number))
+    assert len(os.listdir("/proc/self/fd")) <= before + 4 + (access == "map")  # `first` holds one
+    np.testing.assert_array_equal(first, values_of(MEL, 0))
 
 
 def test_find_gives_minus_one_for_strangers(store):
