@@ -19,6 +19,7 @@ _KEY = r"(?P<key>\w[\w.-]*-[0-9a-f]{8})"
 _WORK = re.compile(
     rf"{layout.META}/{_KEY}/(?:task-[\w-]+-\d+\.(?:part|journal|claim-(?P<k>\d+))|claim-(?P<placed>\d+))"
 )
+_TASK_LOCK = re.compile(rf"{layout.META}/task-[\w-]+\.lock")
 _SIDECAR = re.compile(rf"{layout.META}/{_KEY}/shard-(?P<k>\d+)\.arrow")
 _SHARD = re.compile(rf"{_KEY}/values/c/(?P<k>\d+)(?:/0)*")
 _DOCUMENT = re.compile(
@@ -101,6 +102,8 @@ def extra(path: str, manifest: Mapping[str, Any], work: Collection[str]) -> Extr
         return Extra.TEMPORARY if known else Extra.STRANGER
     if path != name and (name in MUTABLE or IMMUTABLE.fullmatch(name)):
         return Extra.LATE
+    if _TASK_LOCK.fullmatch(path):
+        return Extra.UNFINISHED
     for pattern in (_WORK, _SIDECAR, _SHARD, _DOCUMENT):
         if match := pattern.fullmatch(path):
             break

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from mmfuse.features.errors import MMFuseError
@@ -82,6 +83,34 @@ def signals_held() -> Iterator[None]:
             signal.raise_signal(caught[0])
 
 
+@contextmanager
+def stopping_within(seconds: float) -> Iterator[None]:
+    """End the process that long after Ctrl-C or SIGTERM even if a thread or a library holds it.
+
+    For work that loses nothing however it ends.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        timer = threading.Timer(seconds, _end, (number,))
+        timer.daemon = True
+        timer.start()
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def show(document: Mapping[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
     """Print a result on stdout: one JSON object, or lines for a person."""
     if as_json:
@@ -94,6 +123,11 @@ def show(document: Mapping[str, Any], lines: Iterable[str], *, as_json: bool) ->
 def printable(text: str) -> str:
     """Text with everything escaped that is not printable: no id or path moves the cursor."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _end(number: int) -> None:
+    print(f"stopped at once; {_AGAIN}", file=sys.stderr, flush=True)
+    os._exit(128 + number)
 
 
 class _Terminated(BaseException):

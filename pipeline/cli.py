@@ -9,11 +9,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmfuse.features.console import show, user_errors
+from mmfuse.pipeline.options import (
+    AlignmentOption,
+    BatchOption,
+    ColumnOption,
+    ConfigOption,
+    CorpusOption,
+    DeviceOption,
+    ExecutorOption,
+    JsonOption,
+    LimitOption,
+    QuietOption,
+    RetryOption,
+    SchedulerOption,
+    SetOption,
+    ShardOption,
+    StoreOption,
+    VerboseOption,
+    ViewsOption,
+    WorkersOption,
+    opened_corpus,
+    placed,
+)
 from mmfuse.pipeline.store_cli import COMMANDS
 
 if TYPE_CHECKING:
     from mmfuse.features.config import FeatureConfig
-    from mmfuse.features.corpus import Corpus
 
 app = typer.Typer(
     name="mmfeat",
@@ -23,35 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-CorpusOption = Annotated[
-    Path | None, typer.Option("--corpus", help="Manifest (.parquet, .jsonl, .csv) or folder.")
-]
-StoreOption = Annotated[Path | None, typer.Option("--store", help="Folder of the feature store.")]
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="Run configuration (TOML).")]
-ColumnOption = Annotated[
-    list[str] | None, typer.Option("--column", help="OURS=THEIRS: another name of a column.")
-]
-LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N clips.")]
-RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Try failed clips again.")]
-DeviceOption = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps: where models run.")
-]
-BatchOption = Annotated[
-    int | None, typer.Option("--batch", min=1, help="Windows that go to a card together, at most.")
-]
-ViewsOption = Annotated[
-    int | None, typer.Option("--views", min=0, help="Augmented views of each train clip.")
-]
-AlignmentOption = Annotated[
-    Path | None, typer.Option("--alignment", help="Table of mmfeat align --refine: estimates.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Traceback of inner errors.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Override, e.g. preprocessing.midi.roll_fps=25")
-]
 
 
 @app.command()
@@ -65,6 +57,10 @@ def run(
     device: DeviceOption = "auto",
     batch: BatchOption = None,
     views: ViewsOption = None,
+    workers: WorkersOption = 1,
+    executor: ExecutorOption = "local",
+    scheduler: SchedulerOption = None,
+    shard: ShardOption = None,
     limit: LimitOption = None,
     retry_failed: RetryOption = False,
     as_json: JsonOption = False,
@@ -81,7 +77,8 @@ def run(
 
         settings = load_feature_config(config, overrides or (), views)
         how = {"limit": limit, "retry_failed": retry_failed, "compute": choose(device, batch)}
-        _make(settings, corpus, store, column, alignment, as_json, quiet, **how)
+        where = (workers, executor, scheduler, shard)
+        _make(settings, corpus, store, column, alignment, where, as_json, quiet, **how)
 
 
 @app.command()
@@ -93,6 +90,10 @@ def tokenize(
     column: ColumnOption = None,
     alignment: AlignmentOption = None,
     views: ViewsOption = None,
+    workers: WorkersOption = 1,
+    executor: ExecutorOption = "local",
+    scheduler: SchedulerOption = None,
+    shard: ShardOption = None,
     limit: LimitOption = None,
     retry_failed: RetryOption = False,
     as_json: JsonOption = False,
@@ -108,7 +109,8 @@ def tokenize(
 
         settings = stage_config(config, overrides or (), {"midi": {}, "text": {}}, views)
         how = {"limit": limit, "retry_failed": retry_failed}
-        _make(settings, corpus, store, column, alignment, as_json, quiet, **how)
+        where = (workers, executor, scheduler, shard)
+        _make(settings, corpus, store, column, alignment, where, as_json, quiet, **how)
 
 
 @app.command()
@@ -134,6 +136,10 @@ def extract(
     device: DeviceOption = "auto",
     batch: BatchOption = None,
     views: ViewsOption = None,
+    workers: WorkersOption = 1,
+    executor: ExecutorOption = "local",
+    scheduler: SchedulerOption = None,
+    shard: ShardOption = None,
     limit: LimitOption = None,
     retry_failed: RetryOption = False,
     as_json: JsonOption = False,
@@ -157,7 +163,8 @@ def extract(
         sections = {section: {"encoder": name, **given}}
         settings = stage_config(config, overrides or (), sections, views)
         how = {"limit": limit, "retry_failed": retry_failed, "compute": choose(device, batch)}
-        _make(settings, corpus, store, column, None, as_json, quiet, **how)
+        where = (workers, executor, scheduler, shard)
+        _make(settings, corpus, store, column, None, where, as_json, quiet, **how)
 
 
 @app.command()
@@ -213,7 +220,7 @@ def scan(
         from mmfuse.pipeline.scan import scan_corpus
 
         with Progress(quiet=quiet or as_json) as progress:
-            found = scan_corpus(_corpus(corpus, None, column), progress, limit=limit)
+            found = scan_corpus(opened_corpus(corpus, None, column), progress, limit=limit)
         show(found.to_json(), found.lines(), as_json=as_json)
         _exit(found.exit_code)
 
@@ -248,7 +255,7 @@ def align(
         from mmfuse.pipeline.align import align_corpus, write_alignment
         from mmfuse.pipeline.progress import Progress
 
-        opened = _corpus(corpus, None, column)
+        opened = opened_corpus(corpus, None, column)
         with Progress(quiet=quiet or as_json) as progress:
             found = align_corpus(
                 opened,
@@ -338,11 +345,12 @@ def _make(
     store: Path | None,
     column: list[str] | None,
     alignment: Path | None,
+    where: tuple[int, str, str | None, str | None],
     as_json: bool,
     quiet: bool,
     **how: Any,
 ) -> None:
-    """Make features; `how` goes to `make_features` as it is."""
+    """Make features, `where` as `placed` takes it; `how` goes to `make_features` as it is."""
     from mmfuse.features.errors import ConfigError
     from mmfuse.pipeline.progress import Progress
     from mmfuse.pipeline.run import make_features
@@ -350,37 +358,13 @@ def _make(
     target = store or settings.data.store
     if target is None:
         raise ConfigError("no store; name one with --store DIR, or set data.store in the file")
-    opened = _corpus(corpus, settings, column, alignment)
+    opened = opened_corpus(corpus, settings, column, alignment)
+    target, place = placed(target, *where)
     with Progress(quiet=quiet or as_json) as progress:
-        report = make_features(opened, target, settings, progress, **how)
+        report = make_features(opened, target, settings, progress, **how, **place)
     if not quiet or as_json:
         show(report.to_json(), report.lines(), as_json=as_json)
     _exit(report.exit_code)
-
-
-def _corpus(
-    path: Path | None,
-    settings: "FeatureConfig | None",
-    column: list[str] | None,
-    alignment: Path | None = None,
-) -> "Corpus":
-    from mmfuse.features.corpus import open_corpus
-    from mmfuse.features.errors import ConfigError
-
-    columns = dict(settings.data.columns) if settings else {}
-    for pair in column or ():
-        ours, equals, theirs = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--column {pair!r} is no mapping; write --column id=utterance_id")
-        columns[ours] = theirs
-    target = path or (settings.data.corpus if settings else None)
-    if target is None:
-        raise ConfigError("no corpus; name one with --corpus PATH, or set data.corpus in the file")
-    if alignment is None:
-        return open_corpus(target, columns)
-    from mmfuse.pipeline.align import read_estimates
-
-    return open_corpus(target, columns, read_estimates(alignment))
 
 
 def _exit(code: int) -> None:

@@ -11,6 +11,8 @@ The store's folder must be the same path on every worker, on a file system with 
 import contextlib
 import itertools
 import logging
+import os
+import signal
 import threading
 import time
 import uuid
@@ -19,11 +21,12 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Generic
 
-from mmfuse.features.errors import ConfigError, MissingError
+from mmfuse.features.errors import ConfigError, MissingError, WorkerError
 from mmfuse.pipeline.executors import SILENT_S, Done, Failed, Lost, Outcomes, Result, Task
 
 _LOOK_S = 0.5  # look for hung workers this often
 _CONNECT_S = 20
+_EMPTY_S = 60
 _TURN = threading.Lock()
 
 
@@ -49,6 +52,7 @@ class DaskExecutor:
                 "--executor dask needs Dask; install it: pip install 'mmfuse[dask]'"
             ) from None
         self.workers, self._scheduler, self._silent_s = workers, scheduler, silent_s
+        self._there_s = time.monotonic()  # when there were workers, for the last time
 
     def map_unordered(
         self,
@@ -62,6 +66,7 @@ class DaskExecutor:
             room = max(max_in_flight, 2 * len(client.scheduler_info(n_workers=-1)["workers"]))
             out: dict[str, _Sent[Task]] = {}
             events: SimpleQueue[str] = SimpleQueue()
+            self._there_s = time.monotonic()
             names = (f"mmfuse-{uuid.uuid4().hex}-{n}" for n in itertools.count())
             while True:
                 while len(out) < room and (task := next(tasks, None)) is not None:
@@ -74,6 +79,7 @@ class DaskExecutor:
                 try:
                     name = events.get(timeout=_LOOK_S)
                 except Empty:
+                    self._look_for_workers(client)
                     yield from self._end_hung(client, out, signs)
                     continue
                 if name in out:
@@ -103,10 +109,21 @@ class DaskExecutor:
                 ) from None
             yield stack.enter_context(client)
 
+    def _look_for_workers(self, client: Any) -> None:
+        """A cluster of our own that has lost all its workers for long will have none again."""
+        now_s = time.monotonic()
+        if self._scheduler is not None or client.scheduler_info(n_workers=-1)["workers"]:
+            self._there_s = now_s
+        elif now_s - self._there_s > _EMPTY_S:
+            raise WorkerError(
+                f"the Dask workers ended, and none came back within {_EMPTY_S} s; try fewer "
+                "--workers if memory is short, or --executor local"
+            )
+
     def _end_hung(
         self, client: Any, out: dict[str, "_Sent[Task]"], signs: Callable[[Task], float | None]
     ) -> Iterator[Lost[Task]]:
-        """Give up tasks that began and then fell silent, and restart their workers."""
+        """Give up tasks that began and then fell silent, and end their workers."""
         now_s = time.time()
         for name, sent in list(out.items()):
             last_s = signs(sent.task)
@@ -114,8 +131,8 @@ class DaskExecutor:
                 continue
             where = [w for w, names in client.processing().items() if name in names]
             del out[name]
-            sent.future.cancel(force=True)
-            client.restart_workers(where, timeout=_CONNECT_S, raise_for_error=False)
+            sent.future.cancel(force=True)  # or the scheduler would start it elsewhere
+            client.run(_end, workers=where, wait=False)
             yield Lost(sent.task, f"no sign of life for {now_s - last_s:.0f} s")
 
 
@@ -139,6 +156,11 @@ def _outcome(sent: "_Sent[Task]") -> Done[Task, Any] | Failed[Task] | Lost[Task]
     if isinstance(error, KilledWorker):
         return Lost(sent.task, "its process died (killed, out of memory, or a fault of a library)")
     return Failed(sent.task, error)
+
+
+def _end() -> None:
+    """End a worker, whatever its other threads do; its nanny starts another."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _in_turn(work: Callable[[Task], Result], task: Task) -> Result:

@@ -18,6 +18,7 @@ from blake3 import blake3
 
 from mmfuse.features import layout
 from mmfuse.features.config import FeatureConfig, TextPreprocessing
+from mmfuse.features.console import stopping_within
 from mmfuse.features.corpus import Corpus
 from mmfuse.features.encoders import CPU, Compute
 from mmfuse.features.errors import WorkerError
@@ -43,6 +44,7 @@ from mmfuse.pipeline.views import Views
 
 _AHEAD = 2  # tasks out for each worker: one runs, one waits
 _DEATHS = 2  # of workers with a clip in hand, read one by one, after which it is left out
+_STOP_S = 4.0  # after Ctrl-C or SIGTERM the process is gone by then
 _HOPELESS = 8  # losses of one task after which the run stops
 
 
@@ -90,7 +92,9 @@ def make_features(
             corpus.renamed,
             retry_failed,
         )
-        _Run(setup, corpus, count, share, writer, makers, report, progress)(executor or InProcess())
+        run = _Run(setup, corpus, count, share, writer, makers, report, progress)
+        with stopping_within(_STOP_S):
+            run(executor or InProcess())
         report.seconds = time.monotonic() - began
         note_run(store, corpus, config, makers, compute, report)
     report.root = writer.manifest["root"]

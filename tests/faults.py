@@ -14,7 +14,7 @@ from mmfuse.pipeline.makers import TextMaker
 
 @dataclass(frozen=True)
 class Fault:
-    """Does the work, but one clip does something terrible when it is prepared.
+    """Does the work, but one clip does something terrible when it is decoded.
 
     `times` is how often; marks in `folder` count over all processes.
     """
@@ -25,14 +25,14 @@ class Fault:
     times: int = 10**9
 
     def __call__(self, do, task):
-        good = TextMaker.prepare
+        good = TextMaker.decode
 
-        def prepare(maker, clip, loaded):
+        def decode(maker, clip, loaded):
             if clip.id == self.clip_id and self._strikes():
                 self._strike()
             return good(maker, clip, loaded)
 
-        with mock.patch.object(TextMaker, "prepare", prepare):
+        with mock.patch.object(TextMaker, "decode", decode):
             return do(task)
 
     def _strikes(self):

@@ -84,7 +84,7 @@ def files(store):
     found = {}
     for file in sorted(Path(store).rglob("*")):
         name = str(file.relative_to(store))
-        if file.is_file() and file.name not in ("writer.lock", "versions.json"):
+        if file.is_file() and file.name not in ("writer.lock", "run.json"):
             found[name] = file.read_bytes()
     document = json.loads(found["_mm/manifest.json"])
     found["_mm/manifest.json"] = {
