@@ -158,7 +158,7 @@ def _outcome(sent: "_Sent[Task]") -> Done[Task, Any] | Failed[Task] | Lost[Task]
     return Failed(sent.task, error)
 
 
-def _end() -> None:
+async def _end() -> None:
     """End a worker, whatever its other threads do; its nanny starts another."""
     os.kill(os.getpid(), signal.SIGKILL)
 
