@@ -40,12 +40,12 @@ def cluster():
         yield running.scheduler_address
 
 
-@pytest.fixture(params=["local", "one local worker", "dask"])
+@pytest.fixture(params=["local", pytest.param("one local worker", marks=pytest.mark.slow), "dask"])
 def executor(request):
     """Each executor that has worker processes."""
     if request.param == "dask":
-        return DaskExecutor(2, request.getfixturevalue("cluster"), silent_s=2)
-    return LocalExecutor(2 if request.param == "local" else 1, silent_s=2)
+        return DaskExecutor(2, request.getfixturevalue("cluster"), silent_s=4)
+    return LocalExecutor(2 if request.param == "local" else 1, silent_s=4)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_a_clip_that_kills_its_workers_is_left_out_alone(executor, corpus, witho
 def test_a_clip_that_hangs_is_ended_and_left_out(executor, corpus, without, tmp_path):
     fault = Fault(POISON, "hang", tmp_path)
     report = run(corpus, tmp_path / "s.zarr", Faulty(executor, fault))
-    assert fault.strikes == 3
+    assert fault.strikes in (2, 3)  # the first time it may share its worker with another task
     assert report.root == without
     (row,) = open_store(tmp_path / "s.zarr").failures().to_pylist()
     assert "no sign of life" in row["detail"]
@@ -165,14 +165,14 @@ def test_a_death_harms_no_other_task(executor):
     tasks = [f"ok {n}" for n in range(8)]
     tasks[3:3] = ["kill", "raise it"]
     found = list(outcomes(executor, tasks))
-    lost = [outcome.task for outcome in found if isinstance(outcome, Lost)]
+    assert sorted(outcome.task for outcome in found) == sorted(tasks)
+    lost = {outcome.task for outcome in found if isinstance(outcome, Lost)}
+    failed = {o.task: str(o.error) for o in found if isinstance(o, Failed)}
     assert "kill" in lost
-    assert isinstance(executor, DaskExecutor) or lost == ["kill"]
-    (failed,) = [outcome for outcome in found if isinstance(outcome, Failed)]
-    assert (failed.task, str(failed.error)) == ("raise it", "it")
-    done = {outcome.task for outcome in found if isinstance(outcome, Done)}
-    assert done | set(lost) == set(tasks) - {"raise it"}
-    assert len(found) == len(tasks)
+    if isinstance(executor, LocalExecutor):  # Dask gives up what waits beside the one that died
+        assert lost == {"kill"}
+        assert failed == {"raise it": "it"}
+    assert all(o.result[0] == o.task for o in found if isinstance(o, Done))
 
 
 def test_however_slowly_outcomes_are_taken_few_tasks_are_out(executor):
