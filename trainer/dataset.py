@@ -48,7 +48,8 @@ class Dataset:
     """All labelled clips of a corpus, with the streams of the store for each modality in use.
 
     A modality has one stream, or several with the same rows of the same clips: the layers of a
-    model. `streams` holds the first of them, `layers` all.
+    model. `streams` holds the first of them, `layers` all. Up to `views` augmented views of a clip
+    take its place where `batch` is told so.
 
     Raises:
         StoreError: streams of one modality do not have the same clips and lengths.
@@ -61,6 +62,7 @@ class Dataset:
         labels: Sequence[str],
         streams: Mapping[str, Stream | Sequence[Stream]],
         groups: Sequence[str | None] | None = None,
+        views: int = 0,
     ) -> None:
         self.groups = groups
         self.ids = list(ids)
@@ -72,11 +74,9 @@ class Dataset:
             for name, given in streams.items()
         }
         self.streams = {name: layers[0] for name, layers in self.layers.items()}
-        self._entries = {
-            name: [stream.find(self.ids) for stream in layers]
-            for name, layers in self.layers.items()
-        }
-        self.entry = {name: entries[0] for name, entries in self._entries.items()}
+        self.views = views
+        self._entries = _entries(self.ids, self.layers, views)
+        self.entry = {name: entries_VLN[0, 0] for name, entries_VLN in self._entries.items()}
         self.rows = {name: self._equal_rows(name) for name in self.layers}
         self.present_NM = np.stack([rows > 0 for rows in self.rows.values()], axis=1)
         self._buffers: dict[str, Tensor] = {}
@@ -135,19 +135,40 @@ class Dataset:
             batches += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
         return [batches[i] for i in rng.permutation(len(batches))]
 
+    def draw_views(
+        self, clips: NDArray[np.int64], seed: int, epoch: int
+    ) -> NDArray[np.int64] | None:
+        """A view of each clip, 0 to `views`, equally likely; None where there are none.
+
+        A pure function of seed, epoch and clip.
+        """
+        if not self.views:
+            return None
+        rng = np.random.default_rng([seed, epoch, 2])
+        return rng.integers(0, self.views, len(self), endpoint=True)[clips]
+
     def batch(
-        self, clips: NDArray[np.int64], crop_s: float = 0.0, rng: np.random.Generator | None = None
+        self,
+        clips: NDArray[np.int64],
+        crop_s: float = 0.0,
+        rng: np.random.Generator | None = None,
+        views: NDArray[np.int64] | None = None,
     ) -> Batch:
-        """Gather clips. With `crop_s`, the same random span of time is cut from all streams."""
-        spans = [self._span(int(clip), crop_s, rng) for clip in clips] if crop_s and rng else None
+        """Gather clips. With `crop_s`, the same random span of time is cut from all streams.
+
+        With `views`, one number a clip, that view of it in all its modalities; the clip as it is
+        where the store does not hold that view whole.
+        """
+        shown = np.zeros_like(clips) if views is None else views
+        pairs = list(zip(clips.tolist(), shown.tolist(), strict=True))
+        spans = [self._span(*pair, crop_s, rng) for pair in pairs] if crop_s and rng else None
         x, mask, times_s, present = {}, {}, {}, []
         for name, layers in self.layers.items():
-            for stream, entries in zip(layers, self._entries[name], strict=True):
-                chosen = entries[clips]
+            for stream, chosen in zip(layers, self._entries[name][shown, :, clips].T, strict=True):
                 stream.will_need(chosen[chosen >= 0])
             parts = [
-                self._rows_of(name, int(clip), spans[b] if spans else None)
-                for b, clip in enumerate(clips)
+                self._rows_of(name, *pair, spans[b] if spans else None)
+                for b, pair in enumerate(pairs)
             ]
             x[name], times_s[name], mask[name] = self._padded(name, parts)
             present.append(mask[name].any(dim=1))
@@ -192,44 +213,50 @@ class Dataset:
 
     def _equal_rows(self, name: str) -> NDArray[np.int64]:
         """Rows of each clip, 0 where it has none; the same in all streams of a modality."""
-        found = [
-            np.where(entries >= 0, stream.lengths[entries] if len(stream) else 0, 0)
-            for stream, entries in zip(self.layers[name], self._entries[name], strict=True)
+        found_VN = [
+            np.where(entries_VN >= 0, stream.lengths[entries_VN] if len(stream) else 0, 0)
+            for stream, entries_VN in zip(
+                self.layers[name], self._entries[name].swapaxes(0, 1), strict=True
+            )
         ]
-        for stream, rows in zip(self.layers[name], found, strict=True):
-            wrong = np.flatnonzero(rows != found[0])
+        for stream, rows_VN in zip(self.layers[name], found_VN, strict=True):
+            wrong = np.argwhere(rows_VN != found_VN[0])
             if len(wrong):
+                view, clip = wrong[0]
                 raise StoreError(
-                    f"clip {self.ids[wrong[0]]!r} has {found[0][wrong[0]]} rows in stream "
-                    f"{self.layers[name][0].key} and {rows[wrong[0]]} in {stream.key}; give the "
-                    "command that makes them again, it goes on where it was"
+                    f"clip {self.ids[clip]!r} has {found_VN[0][view, clip]} rows in stream "
+                    f"{self.layers[name][0].key} and {rows_VN[view, clip]} in {stream.key}; give "
+                    "the command that makes them again, it goes on where it was"
                 )
-        return found[0]
+        return np.asarray(found_VN[0][0])
 
-    def _arrays(self, name: str, clip: int) -> list[NDArray[Any]]:
+    def _arrays(self, name: str, clip: int, view: int = 0) -> list[NDArray[Any]]:
         """The clip's rows in each stream of a modality that it has."""
-        entries = self._entries[name]
+        entries_L = self._entries[name][view, :, clip]
         return [
-            stream.at(int(of[clip])) for stream, of in zip(self.layers[name], entries, strict=True)
+            stream.at(int(entry))
+            for stream, entry in zip(self.layers[name], entries_L, strict=True)
         ]
 
-    def _span(self, clip: int, crop_s: float, rng: np.random.Generator) -> tuple[float, float]:
+    def _span(
+        self, clip: int, view: int, crop_s: float, rng: np.random.Generator
+    ) -> tuple[float, float]:
         """Start and end, in seconds, of a random span of the clip's first timed modality."""
         luck = rng.random()
-        for name in self.streams:
-            entry = int(self.entry[name][clip])
-            if self.rows[name][clip] and self.streams[name].spec.timing.kind != "none":
+        for name, stream in self.streams.items():
+            entry = int(self._entries[name][view, 0, clip])
+            if entry >= 0 and stream.lengths[entry] and stream.spec.timing.kind != "none":
                 times = self._times_of(name, entry)
                 start = times[0] + luck * max(times[-1] - times[0] - crop_s, 0.0)
                 return start, start + crop_s
         return -np.inf, np.inf
 
-    def _rows_of(self, name: str, clip: int, span: tuple[float, float] | None) -> Part:
+    def _rows_of(self, name: str, clip: int, view: int, span: tuple[float, float] | None) -> Part:
         """The clip's rows in each stream of a modality, and their times; those of a span."""
-        entry = int(self.entry[name][clip])
+        entry = int(self._entries[name][view, 0, clip])
         if entry < 0:
             return [], np.empty(0, np.float32)
-        arrays, times = self._arrays(name, clip), self._times_of(name, entry)
+        arrays, times = self._arrays(name, clip, view), self._times_of(name, entry)
         if span is None or self.streams[name].spec.timing.kind == "none":
             return arrays, times
         first, last = np.searchsorted(times, span)
@@ -264,3 +291,25 @@ class Dataset:
             kept = torch.from_numpy(np.empty(size + size // 4, dtype=dtype))
             self._buffers[name] = kept
         return kept[:size].view(shape)
+
+
+def _entries(
+    ids: Sequence[str], layers: Mapping[str, Sequence[Stream]], views: int
+) -> dict[str, NDArray[np.int64]]:
+    """Entries by modality, (1 + views, streams, clips): view, stream, clip; -1 for none.
+
+    Modalities stay together: a view that one of a clip's augmented streams lacks is view 0 in all.
+    A modality without any views, such as text, shows view 0 beside those of the others.
+    """
+    found = {
+        name: np.array([[one.find(ids, view) for one in streams] for view in range(views + 1)])
+        for name, streams in layers.items()
+    }
+    whole_VN = np.ones((views + 1, len(ids)), np.bool_)
+    for entries_VLN in found.values():
+        if (entries_VLN[1:] >= 0).any():
+            whole_VN &= ((entries_VLN >= 0) | (entries_VLN[0] < 0)).all(axis=1)
+    return {
+        name: np.where(whole_VN[:, None] & (entries_VLN >= 0), entries_VLN, entries_VLN[0])
+        for name, entries_VLN in found.items()
+    }

@@ -1,7 +1,7 @@
 """From a run configuration to the dataset that it names, or to the command that makes it."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,10 @@ def load_dataset(
 
     Raises:
         ConfigError: no corpus or store is named, a split has no labelled clips, there is only one
-            label, or a modality has no section in `[preprocessing]`.
+            label, a modality has no section in `[preprocessing]`, or views are wanted of none.
         MissingError: the store or a stream is not there, was made with other settings, or holds
-            none of the clips; the message ends with the command that makes it.
+            none of the clips or none of their views; the message ends with the command that makes
+            it.
     """
     data = config.data
     if data.corpus is None or data.store is None:
@@ -58,7 +59,8 @@ def load_dataset(
         for name, encoder in config.model.encoders().items()
     }
     ids, splits, labels, groups = zip(*rows, strict=True)
-    dataset = Dataset(ids, splits, labels, streams, groups)
+    views = _views(config, config_path, streams, lines)
+    dataset = Dataset(ids, splits, labels, streams, groups, views)
     train = dataset.clips_of("train")
     for m, (name, stream) in enumerate(dataset.streams.items()):
         if not dataset.present_NM[train, m].any():
@@ -98,6 +100,25 @@ def _labelled(config: RunConfig) -> list[tuple[str, str, str, str | None]]:
             f"corpus {corpus} has ids that occur twice; `mmfeat scan --corpus {corpus}` shows them"
         )
     return rows
+
+
+def _views(
+    config: RunConfig, path: Path, streams: Mapping[str, Sequence[Stream]], lines: Mapping[str, str]
+) -> int:
+    """How many views training draws from."""
+    if not config.train.views:
+        return 0
+    wanted = config.preprocessing.views
+    if not wanted:
+        raise ConfigError(
+            f"{path}: train.views draws among preprocessing.views = 0; set it to the number of "
+            "views of each clip"
+        )
+    if not any((one.views > 0).any() for several in streams.values() for one in several):
+        keys = ", ".join(several[0].key for several in streams.values())
+        make = lines.get("audio") or lines.get("midi") or lines["text"]
+        raise MissingError(f"the store has no views in {keys}; make them with: {make}")
+    return wanted
 
 
 def _mmfeat_line(path: Path, config: RunConfig, overrides: Sequence[str], modality: str) -> str:

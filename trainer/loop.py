@@ -84,7 +84,8 @@ def fit(
             rng = np.random.default_rng([config.seed, epoch, 1])
             for rows in data.order(clips, config.batch_size, config.seed, epoch):
                 model.thaw(result.steps)
-                batch = data.batch(rows, config.crop_s, rng)
+                views = data.draw_views(rows, config.seed, epoch)
+                batch = data.batch(rows, config.crop_s, rng, views)
                 present_BM = drop_modalities(batch.present_BM, config.modality_dropout)
                 output = model(batch, present_BM)
                 loss = loss_of(output, batch, present_BM, config, weights_C)

@@ -135,6 +135,12 @@ def plant(tmp_path):
 
 
 @pytest.fixture
+def specs():
+    """Spec of each modality's stream in planted stores."""
+    return SPECS
+
+
+@pytest.fixture
 def configure():
     """`configure(folder, modalities, fusion, **train)` writes another run.toml."""
     return write_config

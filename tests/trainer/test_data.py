@@ -1,13 +1,19 @@
 """Batches hold what the store holds; what is missing is said with the command that makes it."""
 
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 
 from mmfuse.features.errors import ConfigError, MissingError
+from mmfuse.features.spec import Entry
 from mmfuse.features.store import open_store
+from mmfuse.features.writer import StoreWriter
+from mmfuse.trainer.dataset import Dataset
+from mmfuse.trainer.loop import fit, reproducible
+from mmfuse.trainer.run import build_model
 
 
 def test_order_is_a_function_of_seed_and_epoch_alone(plant):
@@ -80,6 +86,77 @@ def test_a_crop_is_the_same_span_of_every_timed_stream(plant):
         assert len(times) in (15, 16)
         assert not len(notes) or times[0] - 0.021 <= notes[0] <= notes[-1] <= times[-1] + 0.021
     assert batch.mask["text"].sum() == whole
+
+
+@pytest.fixture
+def viewed(plant, specs):
+    """Two views of all train clips but some; each holds its own number in every row."""
+    planted = plant(counts=(30, 10, 10), views=True)
+    config = planted.config.read_text()
+    planted.config.write_text(config.replace("[data]", "[preprocessing]\nviews = 2\n[data]", 1))
+    with StoreWriter(planted.folder / "s.zarr") as writer:
+        for name in ("audio", "midi"):
+            for view in (1, 2):
+                for number in range(30):
+                    if (name, number) in {("midi", 3), ("audio", 4)}:
+                        continue
+                    rows = np.full((6, *specs[name].item), view, specs[name].dtype)
+                    entry = Entry(rows, windows=((Fraction(0), 6),))
+                    writer.stream(specs[name]).append(f"c{number}", bytes(32), entry, view)
+    return planted
+
+
+def test_a_view_is_shown_in_all_modalities_or_in_none(viewed):
+    data = viewed.data()
+    clips = np.arange(30)
+    plain = data.batch(clips)
+    for view in (0, 1, 2):
+        batch = data.batch(clips, views=np.full(30, view))
+        for b in range(30):
+            shown = {
+                name: bool((batch.x[name][b][batch.mask[name][b]] == view).all())
+                for name in ("audio", "midi")
+            }
+            assert set(shown.values()) == {view > 0 and b not in (3, 4)}
+            assert torch.equal(
+                batch.x["text"][b][batch.mask["text"][b]], plain.x["text"][b][plain.mask["text"][b]]
+            )
+
+
+def test_views_are_drawn_by_seed_epoch_and_clip(viewed):
+    data = viewed.data()
+    clips = data.clips_of("train")
+    drawn = data.draw_views(clips, seed=0, epoch=1)
+    assert set(drawn) == {0, 1, 2}
+    assert np.array_equal(data.draw_views(clips[::-1], 0, 1), drawn[::-1])
+    assert not np.array_equal(data.draw_views(clips, 0, 2), drawn)
+    assert not np.array_equal(data.draw_views(clips, 1, 1), drawn)
+    assert viewed.data("train.views=false").draw_views(clips, 0, 1) is None
+
+
+def test_training_on_views_sees_them_and_validation_does_not(viewed, monkeypatch):
+    seen = []
+    whole = Dataset.batch
+
+    def watched(self, clips, crop_s=0.0, rng=None, views=None):
+        seen.append((set(self.split[clips]), None if views is None else set(views)))
+        return whole(self, clips, crop_s, rng, views)
+
+    monkeypatch.setattr(Dataset, "batch", watched)
+    data, config = viewed.data(), viewed.run_config()
+    with reproducible(0, 1):
+        fit(build_model(config, data), data, config.train)
+    assert {frozenset(splits) for splits, views in seen if views} == {frozenset({"train"})}
+    assert set().union(*(views for _, views in seen if views)) == {0, 1, 2}
+    assert any(splits == {"validation"} and views is None for splits, views in seen)
+
+
+def test_views_that_are_not_there_are_told(plant):
+    planted = plant(views=True)
+    with pytest.raises(ConfigError, match="preprocessing.views = 0; set it to the number"):
+        planted.data()
+    with pytest.raises(MissingError, match=r"no views in .*mmfeat run .*preprocessing.views=2"):
+        planted.data("preprocessing.views=2")
 
 
 def test_one_clip_is_a_dict_of_what_it_has(plant):
