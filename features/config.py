@@ -110,6 +110,7 @@ class AudioPreprocessing(Strict):
     overlap: Literal["keep", "average"] = "keep"  # of frames that stand in several windows
     threads: int = Field(2, ge=1)  # of the model; their number shows in the last bits
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # in which a model computes
+    backend: Literal["torch", "onnxruntime"] = "torch"  # what runs it; onnxruntime: CPU only
     options: dict[str, Any] = Field(default_factory=dict)  # of encoders that other packages bring
     augmentations: AudioAugmentations | None = None  # of the views
 

@@ -178,7 +178,7 @@ def _wav2vec2(config: AudioPreprocessing, compute: Compute) -> WindowEncoder:
     """Frames of wav2vec2, HuBERT, WavLM and their family; needs --model."""
     from mmfuse.features.wav2vec2 import Wav2vec2, Wav2vec2Params
 
-    names = ("model", "layers", "random_weights", "threads", "precision")
+    names = ("model", "layers", "random_weights", "threads", "precision", "backend")
     chosen = config.model_dump(include=set(names))
     params = Wav2vec2Params(windows=windows_of(config, 30), **chosen)
     return Wav2vec2(params, compute)

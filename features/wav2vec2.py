@@ -31,6 +31,8 @@ from mmfuse.features.windows import Windows
 if TYPE_CHECKING:
     import torch
 
+    from mmfuse.features.onnx_backend import OnnxSession
+
 TYPES = ("wav2vec2", "hubert", "wavlm", "wav2vec2-conformer", "data2vec-audio", "unispeech-sat")
 BASES = {f"{kind.removesuffix('-audio')}-base": kind for kind in TYPES}  # for random weights
 EPSILON = 1e-7  # of the processor's normalisation
@@ -44,7 +46,7 @@ class Wav2vec2Params:
     `layers` is `last`, `all`, `mean`, or numbers such as `0,6,12`; 0 is what enters the first
     layer. `random_weights` seeds an architecture without its weights. `threads` split sums, so the
     number shows in the last bits: it is fixed here, not by the machine. `precision` is that of the
-    sums, not of what is stored.
+    sums, not of what is stored. `backend` is `torch` or `onnxruntime`, which differ by 1e-6.
     """
 
     model: str
@@ -53,6 +55,7 @@ class Wav2vec2Params:
     random_weights: int | None = None
     threads: int = 2
     precision: str = "float32"
+    backend: str = "torch"
 
 
 class Wav2vec2:
@@ -60,7 +63,7 @@ class Wav2vec2:
 
     Raises:
         ConfigError: the model is refused, or a layer is asked for that it does not have.
-        MissingError: there is no such model on this machine.
+        MissingError: there is no such model on this machine, or not the backend's extra.
     """
 
     def __init__(self, params: Wav2vec2Params, compute: Compute = CPU) -> None:
@@ -82,6 +85,9 @@ class Wav2vec2:
         self.layers = _layers(params.layers, int(self.config.num_hidden_layers))
         self.specs = tuple(self._spec(layer) for layer in self.layers)
         self._model: torch.nn.Module | None = None
+        self._session: OnnxSession | None = None
+        if params.backend != "torch":
+            self._check_backend()
 
     def frames(self, samples: int) -> int:
         """Frames of so many samples: each convolution's formula, one after the other."""
@@ -94,25 +100,54 @@ class Wav2vec2:
 
         On the CPU the windows go one at a time, where a batch gains nothing and could move a bit.
         """
-        import torch
-
-        model = self.load()
-        assert not model.training
-        torch.set_num_threads(self.params.threads)
         if self.normalise:
             samples_BN = np.stack([_normalised(samples_N) for samples_N in samples_BN])
-        device = self._compute.device
-        step = 1 if device == "cpu" else len(samples_BN)
-        parts: dict[str, list[NDArray[np.float32]]] = {spec.name: [] for spec in self.specs}
+        step = 1 if self._compute.device == "cpu" else len(samples_BN)
+        run = self._by_torch if self.params.backend == "torch" else self._by_onnxruntime
+        parts = [run(samples_BN[first : first + step]) for first in range(0, len(samples_BN), step)]
+        return {
+            spec.name: np.concatenate([part[layer] for part in parts])
+            for spec, layer in zip(self.specs, self.layers, strict=True)
+        }
+
+    def _by_torch(self, samples_BN: Samples) -> dict[str, NDArray[np.float32]]:
+        import torch
+
+        model, device = self.load(), self._compute.device
+        assert not model.training
+        torch.set_num_threads(self.params.threads)
         wanted = any(layer != "last" for layer in self.layers)
-        for first in range(0, len(samples_BN), step):
-            batch_BN = torch.from_numpy(samples_BN[first : first + step])
-            with torch.inference_mode(), precision(device, self.params.precision):
-                found = model(batch_BN.to(device), output_hidden_states=wanted)
-            for spec, layer in zip(self.specs, self.layers, strict=True):
-                values = picked(found, layer).float().cpu().numpy()
-                parts[spec.name].append(np.asarray(values, dtype=np.float32))
-        return {name: np.concatenate(part) for name, part in parts.items()}
+        with torch.inference_mode(), precision(device, self.params.precision):
+            found = model(torch.from_numpy(samples_BN).to(device), output_hidden_states=wanted)
+        return {layer: _array(picked(found, layer)) for layer in self.layers}
+
+    def _by_onnxruntime(self, samples_BN: Samples) -> dict[str, NDArray[np.float32]]:
+        if self._session is None:
+            from mmfuse.features.onnx_backend import OnnxSession
+
+            count = int(self.config.num_hidden_layers)
+            layers = _layers("all", count) if self.layers == ("mean",) else self.layers
+            self._session = OnnxSession(self.load(), layers, self.params.threads)
+            self._model = None  # the session has weights of its own
+        found = self._session(samples_BN)
+        if self.layers == ("mean",):
+            return {"mean": np.asarray(sum(found.values()) / np.float32(len(found)))}
+        return found
+
+    def _check_backend(self) -> None:
+        from mmfuse.features.onnx_backend import require_onnx
+
+        if self._compute.device != "cpu":
+            raise ConfigError(
+                f"backend {self.params.backend} runs on the processor, not on "
+                f"{self._compute.device}; add --device cpu, or take --backend torch"
+            )
+        if self.params.precision != "float32":
+            raise ConfigError(
+                f"backend {self.params.backend} computes in float32, not in "
+                f"{self.params.precision}; take --backend torch"
+            )
+        require_onnx()
 
     def load(self) -> "torch.nn.Module":
         """The model itself, in evaluation mode: the same one each time."""
@@ -165,6 +200,7 @@ class Wav2vec2:
                 "rate_hz": self.rate_hz,
                 "threads": self.params.threads,
                 "precision": self.params.precision,
+                "backend": self.params.backend,
                 "decoder": DECODER,
                 "resampler": RESAMPLER,
                 "mono": MIXDOWN,
@@ -224,6 +260,10 @@ def _named(layer: str) -> str:
 def _normalised(samples_N: Samples) -> Samples:
     centred_N = samples_N - samples_N.mean()
     return np.asarray(centred_N / np.sqrt(samples_N.var() + EPSILON), dtype=np.float32)
+
+
+def _array(values: "torch.Tensor") -> NDArray[np.float32]:
+    return np.asarray(values.float().cpu().numpy(), dtype=np.float32)
 
 
 def picked(found: Any, layer: str) -> "torch.Tensor":

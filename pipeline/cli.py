@@ -128,6 +128,9 @@ def extract(
         int | None, typer.Option("--random-weights", help="Seed; the architecture without weights.")
     ] = None,
     pooling: Annotated[str | None, typer.Option(help="Of text: none, mean or cls.")] = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", help="torch, or onnxruntime: faster on a CPU.")
+    ] = None,
     corpus: CorpusOption = None,
     store: StoreOption = None,
     config: ConfigOption = None,
@@ -155,7 +158,7 @@ def extract(
         from mmfuse.features.devices import choose
         from mmfuse.features.encoders import TEXT_ENCODERS
 
-        typed = {"model": model, "layers": layers, "pooling": pooling}
+        typed = {"model": model, "layers": layers, "pooling": pooling, "backend": backend}
         given: dict[str, Any] = {name: v for name, v in typed.items() if v is not None}
         given |= {} if random_weights is None else {"random_weights": random_weights}
         section = "text" if encoder in TEXT_ENCODERS else "audio"

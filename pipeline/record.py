@@ -5,6 +5,7 @@ the host, and what the run took. Nothing in here is part of a root; paths and sp
 """
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import resource
@@ -26,6 +27,7 @@ _PACKAGES = (
     "mmfuse", "blake3", "librosa", "numba", "numpy", "soundfile", "soxr", "tokenizers", "torch",
     "torchaudio", "transformers",
 )  # fmt: skip
+_EXTRAS = ("onnxruntime", "onnxscript")
 
 
 def note_run(
@@ -45,7 +47,7 @@ def note_run(
         "device": compute.device,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "host": _host(),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": _versions(),
         "seconds": round(report.seconds, 3),
         "clips": report.clips,
         "audio_s": round(report.audio_s, 3),
@@ -82,6 +84,11 @@ def _read(root: Path) -> dict[str, Any]:
     if fault := layout.seal_fault(raw):
         raise StoreError(f"{path} is damaged: {fault}; remove it and run the mmfeat command again")
     return dict(layout.parse_json(path, raw))
+
+
+def _versions() -> dict[str, str]:
+    extras = [name for name in _EXTRAS if importlib.util.find_spec(name)]
+    return {name: importlib.metadata.version(name) for name in (*_PACKAGES, *extras)}
 
 
 def _host() -> dict[str, Any]:

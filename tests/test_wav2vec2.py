@@ -34,7 +34,7 @@ SMALL = {
 
 def saved(folder, kind="wav2vec2", **options):
     """A small model with seeded weights, as a local folder."""
-    config = AutoConfig.for_model(kind, **SMALL, **options)
+    config = AutoConfig.for_model(kind, **SMALL | options)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         AutoModel.from_config(config).save_pretrained(folder)
