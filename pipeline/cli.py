@@ -361,12 +361,17 @@ def _make(
     target = store or settings.data.store
     if target is None:
         raise ConfigError("no store; name one with --store DIR, or set data.store in the file")
+    corpus = corpus or settings.data.corpus
+    if where[1] == "dask":  # workers elsewhere have another working directory
+        target, corpus = target.absolute(), corpus and corpus.absolute()
     opened = opened_corpus(corpus, settings, column, alignment)
-    target, place = placed(target, *where)
+    own, place = placed(target, *where)
     with Progress(quiet=quiet or as_json) as progress:
-        report = make_features(opened, target, settings, progress, **how, **place)
+        report = make_features(opened, own, settings, progress, **how, **place)
     if not quiet or as_json:
-        show(report.to_json(), report.lines(), as_json=as_json)
+        parts = f"{target}.*-of-{own.name.rpartition('-')[2]}"
+        hint = [] if own == target else [f"when all parts are done: mmfeat merge {target} {parts}"]
+        show(report.to_json(), [*report.lines(), *hint], as_json=as_json)
     _exit(report.exit_code)
 
 
