@@ -91,6 +91,9 @@ class Through:
         return self.fault(self.work, task)
 
 
+KEPT = []
+
+
 def act(task):
     """A toy: what to do is said by the task."""
     name, _, argument = task.partition(" ")
@@ -98,6 +101,10 @@ def act(task):
         os.kill(os.getpid(), signal.SIGKILL)
     elif name == "sleep":
         time.sleep(float(argument))
+    elif name == "grow":
+        KEPT.append(bytes(int(argument)))
+        KEPT[-1].count(1)
+        time.sleep(1.1)
     elif name == "raise":
         raise ValueError(argument)
     return (task, os.getpid())

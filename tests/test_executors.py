@@ -197,3 +197,9 @@ def test_processes_are_kept_for_many_tasks_and_leave_when_the_taker_stops(execut
     assert time.monotonic() - began < 5
     if isinstance(executor, LocalExecutor):
         assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_a_process_that_holds_a_large_model_is_kept():
+    tasks = ["ok 0", "grow 400_000_000", "ok 1", "ok 2"]
+    found = [o.result for o in outcomes(LocalExecutor(1), tasks)]
+    assert len({pid for _, pid in found}) == 1

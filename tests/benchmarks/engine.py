@@ -1,0 +1,104 @@
+"""What the engine costs: many short clips by one and by several workers, as a ratio.
+
+    python tests/benchmarks/engine.py [--clips 10000] [--workers 2] [--json]
+
+Writes one-second WAV files and runs `mmfeat extract --encoder logmel` over them, once with one
+worker (in the process itself) and once with several (processes). Prints clips per second of the
+whole command, start and all, their ratio, and the share of the time in which an encoder had nothing
+to do. One-second clips are the hard case: nearly all of the time goes to what is paid once a clip.
+Both stores must have the same root.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+TARGET, IDLE = 1.7, 0.10  # times as fast with two workers; share of the encoder's idle time
+RATE_HZ = 16000
+PROGRAM = "import sys; from mmfuse.pipeline.cli import main; sys.exit(main())"
+
+
+def write_corpus(folder: Path, clips: int) -> None:
+    """One second of noise a clip, all different."""
+    rng = np.random.default_rng(0)
+    (folder / "audio").mkdir(parents=True)
+    noise = rng.normal(0, 0.1, 4 * RATE_HZ).astype(np.float32)
+    with (folder / "manifest.jsonl").open("w") as manifest:
+        for number in range(clips):
+            start, scale = rng.integers(0, 3 * RATE_HZ), rng.uniform(0.1, 1)
+            path = f"audio/{number:06d}.wav"
+            soundfile.write(folder / path, scale * noise[start : start + RATE_HZ], RATE_HZ)
+            manifest.write(json.dumps({"id": f"{number:06d}", "audio_path": path}) + "\n")
+
+
+def run(folder: Path, workers: int) -> tuple[float, dict[str, Any]]:
+    """Seconds of the command, and what it reports."""
+    store = folder / f"{workers}.zarr"
+    options = ["--corpus", folder / "corpus", "--store", store, "--workers", str(workers), "--json"]
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "extract", "--encoder", "logmel", *options],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    shutil.rmtree(store)
+    return seconds, json.loads(done.stdout)
+
+
+def measure(clips: int, workers: int) -> dict[str, Any]:
+    """Both runs, after a small one that fills the caches of the system."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_corpus(folder / "small" / "corpus", 64)
+        run(folder / "small", 1)
+        write_corpus(folder / "corpus", clips)
+        one_s, one = run(folder, 1)
+        many_s, many = run(folder, workers)
+        assert one["root"] == many["root"]
+        return {
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "clips": clips,
+            "workers": workers,
+            "one_clips_per_s": round(clips / one_s, 1),
+            "many_clips_per_s": round(clips / many_s, 1),
+            "ratio": round(one_s / many_s, 2),
+            "wait_share_one": round(one["stage_s"]["wait"] / one["seconds"], 3),
+            "wait_share_many": round(many["stage_s"]["wait"] / many["seconds"] / workers, 3),
+        }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--clips", type=int, default=10000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    found = measure(options.clips, options.workers)
+    if options.json:
+        print(json.dumps(found))
+        return
+    print(f"{found['clips']} clips of one second, log-mel, stores with one root")
+    print(f"  1 worker   {found['one_clips_per_s']:8.1f} clips/s")
+    print(f"  {found['workers']} workers  {found['many_clips_per_s']:8.1f} clips/s")
+    print(f"  ratio {found['ratio']:.2f} (target {TARGET} for 2 workers)")
+    print(
+        f"  the encoder waits {found['wait_share_one']:.0%} of the time with 1 worker, "
+        f"{found['wait_share_many']:.0%} with {found['workers']} (target below {IDLE:.0%})"
+    )
+
+
+if __name__ == "__main__":
+    main()
