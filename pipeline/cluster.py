@@ -132,7 +132,8 @@ class DaskExecutor:
             where = [w for w, names in client.processing().items() if name in names]
             del out[name]
             sent.future.cancel(force=True)  # or the scheduler would start it elsewhere
-            client.run(_end, workers=where, wait=False)
+            client.run(_end, workers=where, wait=False, on_error="ignore")
+            _wait_until_gone(client, set(where))
             yield Lost(sent.task, f"no sign of life for {now_s - last_s:.0f} s")
 
 
@@ -156,6 +157,15 @@ def _outcome(sent: "_Sent[Task]") -> Done[Task, Any] | Failed[Task] | Lost[Task]
     if isinstance(error, KilledWorker):
         return Lost(sent.task, "its process died (killed, out of memory, or a fault of a library)")
     return Failed(sent.task, error)
+
+
+def _wait_until_gone(client: Any, workers: set[str]) -> None:
+    """Until the scheduler has noticed; it would give the next task to a worker that ends."""
+    until_s = time.monotonic() + _CONNECT_S
+    while workers & client.scheduler_info(n_workers=-1)["workers"].keys():
+        if time.monotonic() > until_s:
+            return
+        time.sleep(0.05)
 
 
 async def _end() -> None:
