@@ -114,7 +114,7 @@ def test_a_graph_is_made_once_and_holds_no_weights(model, monkeypatch):
     audio = noise(4_000)
     first = encode_clip(encoder(model, backend="onnxruntime"), audio)["wav2vec2"].values
     (graph,) = (cache_folder()).glob("*.onnx")
-    weights = sum(t.nbytes for t in encoder(model)._loaded().state_dict().values())
+    weights = sum(t.nbytes for t in encoder(model).load().state_dict().values())
     assert graph.stat().st_size < weights + 1_000_000
     with monkeypatch.context() as patched:
         patched.setattr(onnx_backend, "_export", None)  # whoever exports now, fails
@@ -184,7 +184,7 @@ def test_other_numbers_are_refused(model, monkeypatch):
 def test_what_the_exporter_can_not_do_is_one_line(model, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     ours = encoder(model, backend="onnxruntime")
-    torch_model = ours._loaded()
+    torch_model = ours.load()
     # a choice that depends on the samples is no graph
     forward = torch_model.forward
     torch_model.forward = lambda x, **more: forward(x * (2 if x.abs().max() > 1 else 3), **more)
