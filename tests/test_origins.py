@@ -233,7 +233,7 @@ def made(corpus):
     """(content, onset of the note in seconds, note of the entry) that the maker gives."""
     maker, clip = MidiMaker(MidiPreprocessing()), next(corpus.clips())
     loaded = maker.load(clip)
-    entry = maker.make(clip, loaded)["notes"]
+    entry = maker.decode(clip, loaded)
     return loaded.content, float(entry.values[0, notes.COLUMN["onset_s"]]), entry.note
 
 

@@ -383,7 +383,7 @@ def test_modalities_meet_in_the_bottleneck_only():
 
 def test_every_fusion_has_a_section_and_is_built_from_it():
     for kind in FUSIONS:
-        section = ModelConfig(text_encoder={}, fusion={"type": kind}).fusion
+        section = ModelConfig(text_encoder={"type": "text"}, fusion={"type": kind}).fusion
         assert section.type == kind
         fusion = build_fusion(section, DIMS)
         streams, present_BM = encoded(DIMS)
@@ -420,7 +420,8 @@ def plugins(monkeypatch):
 
 def test_an_installed_fusion_is_found_by_its_name(plugins):
     section = ModelConfig(
-        text_encoder={}, fusion={"type": "doubled", "hidden_dim": 8, "options": {"times": 3}}
+        text_encoder={"type": "text"},
+        fusion={"type": "doubled", "hidden_dim": 8, "options": {"times": 3}},
     ).fusion
     assert isinstance(section, PluginFusionConfig)
     assert build_fusion(section, DIMS).out_dim == 24
