@@ -22,6 +22,10 @@ KINDS = {
     "bottleneck": ("bottleneck", {"layers": 2, "attention_heads": 2}),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
+slowly = {"bottleneck", "cross_modal", "early"}  # they read sequences; XOR tries them every time
+most_kinds = pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.slow) if k in slowly else k for k in KINDS]
+)
 
 
 def clips(count, seed, said, noise=0.8):
@@ -99,14 +103,14 @@ def test_xor_is_found_by_fusions_that_see_modalities_together_and_not_by_a_sum(k
         assert accuracy > 0.95
 
 
-@every_kind
+@most_kinds
 def test_what_only_one_modality_says_is_found(kind):
     m = list(KINDS).index(kind) % 3
     said = tuple(0 if i == m else None for i in range(3))
     assert Fitted(kind, said, first_bit, epochs=6).accuracy() > 0.95
 
 
-@every_kind
+@most_kinds
 def test_of_copies_one_is_enough_and_fusion_is_no_worse(kind):
     fitted = Fitted(kind, (0, 0), first_bit, epochs=10, drop=0.3)
     alone = [fitted.accuracy(keep) for keep in ((True, False), (False, True))]
@@ -114,7 +118,7 @@ def test_of_copies_one_is_enough_and_fusion_is_no_worse(kind):
     assert fitted.accuracy() >= max(alone) - 0.01
 
 
-@every_kind
+@most_kinds
 def test_a_modality_of_noise_harms_little(kind):
     with_noise = Fitted(kind, (0, None, None), first_bit, epochs=10, drop=0.3)
     assert with_noise.accuracy() > 0.95
