@@ -55,4 +55,4 @@ def test_a_crash_after_any_file_operation_loses_nothing(corpora, action, operati
 def test_a_run_that_is_killed_at_random_ends_like_one_that_is_not(corpora, kills):
     report = crash("kills", kills, corpora)
     assert report["kills"] == kills
-    assert report["runs"] > 2
+    assert report["runs"] >= 1  # that came to their end between the kills
