@@ -160,7 +160,7 @@ class StagedStream:
             if part.sealed:
                 part.path.chmod(0o644)
                 os.truncate(part.path, part.rows * self.spec.row_bytes)
-                part.crc32c, part.sealed = _crc_of(part.path), False
+                part.crc32c, part.sealed = layout.file_crc(part.path), False
             # the part first: a journal always has its part beside it
             data = part.path.open("ab", buffering=0)
             self._files = (data, part.journal.open("ab", buffering=0))
@@ -276,11 +276,3 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-def _crc_of(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(2**22):
-            crc = int(crc32c(block, crc))
-    return crc

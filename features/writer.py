@@ -7,20 +7,21 @@ is renamed to a claim on the number, the part to its place as a shard, the sidec
 opens the store takes back claims on shards that no manifest names; their parts are committed anew.
 """
 
-import fcntl
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from crc32c import crc32c
 
 from mmfuse.features import layout
-from mmfuse.features.errors import LockedError, StoreError
+from mmfuse.features.derived import documents, group_bytes, offsets
+from mmfuse.features.errors import StoreError
 from mmfuse.features.failures import Failures
 from mmfuse.features.index import read_sidecar, root_of, sidecar_bytes, store_root_of
 from mmfuse.features.known import Known
+from mmfuse.features.lock import store_lock
 from mmfuse.features.manifest import (
     manifest_path,
     new_manifest,
@@ -51,15 +52,9 @@ class StoreWriter:
             raise StoreError(
                 f"{root} is not a feature store and not empty; name a new folder with --store"
             )
-        meta.mkdir(parents=True, exist_ok=True)
-        self._lock = (meta / "writer.lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise LockedError(
-                f"another process is writing to {root}; wait for it, or name another --store"
-            ) from None
+        self._lock = ExitStack()
+        self._lock.enter_context(store_lock(root))
+        self._is_open = True
         try:
             self.manifest: dict[str, Any] = (
                 read_manifest(root) if manifest_path(root).exists() else new_manifest()
@@ -141,7 +136,7 @@ class StoreWriter:
             self._publish(spec, part, k, claim)
         for spec in {spec.key: spec for spec, _, _ in claimed}.values():
             layout.sync(self.root / spec.key / "values" / "c")
-            self._write_array_document(spec)
+            self._write_files(documents(spec.key, self.manifest["streams"][spec.key]))
         self.manifest["root"] = None
         self._replace_manifest()
         for _, _, (_, claim) in claimed:
@@ -159,8 +154,9 @@ class StoreWriter:
 
     def close(self, *, finish: bool = True) -> None:
         """Release the store; with `finish`, commit what is open, write roots and derived files."""
-        if self._lock.closed:
+        if not self._is_open:
             return
+        self._is_open = False
         try:
             if finish:
                 for stream in self._streams.values():
@@ -182,7 +178,7 @@ class StoreWriter:
                     read_sidecar(layout.sidecar_path(self.root, key, shard["k"]), shard["entries"])
                     for shard in document["shards"]
                 ]
-                self._write_derived(key, document, sidecars)
+                self._write_files(offsets(key, document, sidecars))
                 document["root"] = root_of(spec.fingerprint, sidecars)
                 dirty = True
         roots = [stream["root"] for stream in self.manifest["streams"].values()]
@@ -268,33 +264,14 @@ class StoreWriter:
                 layout.sync(claim.parent)
             claim.replace(claim.with_suffix(".journal"))
 
-    def _write_array_document(self, spec: StreamSpec) -> None:
-        folder, document = self.root / spec.key, self.manifest["streams"][spec.key]
-        rows = (max(shard["k"] for shard in document["shards"]) + 1) * document["shard_rows"]
-        array = layout.array_document(
-            rows, spec.item, spec.dtype, document["shard_rows"], sharded=True
-        )
-        group = {**layout.group_document(), "attributes": {"mmfuse": spec.to_json()}}
-        layout.write_durably(folder / "zarr.json", layout.to_json(group))
-        layout.write_durably(folder / "values" / "zarr.json", layout.to_json(array))
-
-    def _write_derived(self, key: str, document: dict[str, Any], sidecars: Sequence[Any]) -> None:
-        """Write `starts` and `lengths` (global rows, in shard order) for other Zarr readers."""
-        starts, lengths = [], []
-        for shard, table in zip(document["shards"], sidecars, strict=True):
-            starts.append(table["start"].to_numpy() + shard["k"] * document["shard_rows"])
-            lengths.append(table["rows"].to_numpy())
-        for name, parts in (("starts", starts), ("lengths", lengths)):
-            array = np.concatenate(parts).astype("<i8")
-            folder = self.root / key / name
-            layout.write_durably(folder / "c" / "0", array.tobytes())
-            array_json = layout.array_document(len(array), (), "int64", len(array), sharded=False)
-            layout.write_durably(folder / "zarr.json", layout.to_json(array_json))
+    def _write_files(self, files: Mapping[str, bytes]) -> None:
+        for path, data in files.items():
+            layout.write_durably(self.root / path, data)
 
     def _replace_manifest(self) -> None:
         group = self.root / "zarr.json"
         if not group.exists():
-            layout.write_durably(group, layout.to_json(layout.group_document()))
+            layout.write_durably(group, group_bytes())
         write_manifest(self.root, self.manifest)
 
 
@@ -326,10 +303,8 @@ class StreamWriter:
         """
         self._staged.append(clip_id, content, entry, view, augmentation)
 
-    def seal(self, only_with: Iterable[str] | None = None) -> None:
-        """Commit what was appended; with `only_with`, only if it holds such a clip."""
-        if only_with is not None and {i for i, _ in self._staged.contents()}.isdisjoint(only_with):
-            return
+    def seal(self) -> None:
+        """Commit what was appended."""
         self._sealed |= self._staged.contents()
         self._store.take(self.spec, self._staged.finish())
         self._store.flush()
