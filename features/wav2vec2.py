@@ -24,7 +24,13 @@ from mmfuse.features.audio import DECODER, MIXDOWN, RESAMPLER, Samples
 from mmfuse.features.devices import exact_sums, precision
 from mmfuse.features.encoders import CPU, Compute
 from mmfuse.features.errors import ConfigError
-from mmfuse.features.models import ModelFiles, find_model
+from mmfuse.features.models import (
+    ModelFiles,
+    architecture,
+    find_model,
+    load_weights,
+    seed_weights,
+)
 from mmfuse.features.spec import StreamSpec, Timing
 from mmfuse.features.windows import Windows
 
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
 TYPES = ("wav2vec2", "hubert", "wavlm", "wav2vec2-conformer", "data2vec-audio", "unispeech-sat")
 BASES = {f"{kind.removesuffix('-audio')}-base": kind for kind in TYPES}  # for random weights
 EPSILON = 1e-7  # of the processor's normalisation
+_SPARE = ("masked_spec_embed",)  # stands for masked frames, which only training has
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,29 +158,17 @@ class Wav2vec2:
 
     def load(self) -> "torch.nn.Module":
         """The model itself, in evaluation mode: the same one each time."""
-        import torch
         from transformers import AutoModel
-        from transformers.utils import logging
 
         if self._model is None:
-            if self.params.random_weights is not None:
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(self.params.random_weights)
-                    self._model = AutoModel.from_config(self.config)  # type: ignore[no-untyped-call]
+            seed = self.params.random_weights
+            if seed is not None:
+                self._model = seed_weights(AutoModel.from_config, self.config, seed)
             else:
                 assert self._files is not None
-                # loading takes a second; the run has a bar of its own
-                logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-                self._model = AutoModel.from_pretrained(
-                    self._files.folder,
-                    config=self.config,
-                    local_files_only=True,
-                    use_safetensors=True,
-                    trust_remote_code=False,
-                    dtype=torch.float32,
-                )
+                self._model = load_weights(AutoModel, self._files, self.config, _SPARE)
             exact_sums()
-            self._model.eval().to(self._compute.device)
+            self._model.to(self._compute.device)
         return self._model
 
     def _spec(self, layer: str) -> StreamSpec:
@@ -192,7 +187,7 @@ class Wav2vec2:
             params={
                 "model": self.params.model,
                 "model_type": self.config.model_type,
-                "architecture": _plain(self.config),
+                "architecture": architecture(self.config),
                 **weights,
                 "layer": "last_hidden_state" if layer == "last" else layer,
                 "windows": self.params.windows.to_json(),
@@ -273,11 +268,3 @@ def picked(found: Any, layer: str) -> "torch.Tensor":
     if layer == "mean":
         return sum(found.hidden_states) / len(found.hidden_states)  # type: ignore[no-any-return]
     return found.hidden_states[int(layer)]  # type: ignore[no-any-return]
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """The architecture without what does not change numbers."""
-    said = config.to_dict()
-    idle = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
-    kept = {key: value for key, value in said.items() if key not in idle}
-    return dict(json.loads(json.dumps(kept, sort_keys=True, default=str)))

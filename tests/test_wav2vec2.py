@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
 from typer.testing import CliRunner
 
@@ -183,6 +184,20 @@ def test_models_are_refused_before_anything_of_them_runs(tmp_path):
         encoder(folder)
 
 
+def test_weights_that_are_missing_or_of_another_shape_are_refused(tmp_path):
+    folder = saved(tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    name = sorted(key for key in weights if "encoder.layers.0" in key)[0]
+    taken = weights.pop(name)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="lacks 1 weights of AutoModel, such as encoder.layers.0"):
+        encoder(folder).load()
+    weights[name] = taken.repeat(2, *(1 for _ in taken.shape[1:]))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="its weights can't be loaded"):
+        encoder(folder).load()
+
+
 @pytest.mark.parametrize("layers", ["4", "0,9", "-1", "first", ""])
 def test_layers_that_are_not_there_are_refused(model, layers):
     with pytest.raises(ConfigError, match="write last, all, mean, or numbers from 0 to 3"):
@@ -235,8 +250,6 @@ def test_neither_order_nor_stopping_changes_a_bit(sample, model, tmp_path):
 
 
 def test_one_changed_weight_is_another_stream(sample, model, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     first = extract(sample, tmp_path / "s.zarr", model, "--limit", 2)
     folder = tmp_path / "m"
     folder.mkdir()
