@@ -20,6 +20,7 @@ from mmfuse.features.corpus import Corpus, open_corpus
 from mmfuse.features.encoders import CPU, Compute
 from mmfuse.features.errors import ClipError
 from mmfuse.features.failures import Failure
+from mmfuse.features.memory import keep_memory
 from mmfuse.features.staging import Sealed
 from mmfuse.features.task import Known, TaskLock, TaskWriter
 from mmfuse.pipeline.makers import Maker, makers_of
@@ -117,6 +118,7 @@ def do_task(
         report: counts go here as they come; left out, they go into the result.
         progress: shown a clip at a time.
     """
+    keep_memory()
     makers = _makers_of(setup) if makers is None else makers
     views = Views.of(setup.preprocessing)
     counts = report or Report()
