@@ -11,7 +11,6 @@ in models with a stable layer norm is not the last of the hidden states.
 Source: Baevski et al., arXiv 2006.11477; Hsu et al., arXiv 2106.07447; the models of transformers.
 """
 
-import json
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
@@ -29,6 +28,7 @@ from mmfuse.features.models import (
     architecture,
     find_model,
     load_weights,
+    read_settings,
     seed_weights,
 )
 from mmfuse.features.spec import StreamSpec, Timing
@@ -222,15 +222,18 @@ def _configuration(files: ModelFiles | None, model: str) -> Any:
 
 
 def _processor(files: ModelFiles | None) -> tuple[int, bool]:
-    """(rate in Hz, whether samples are normalised), of preprocessor_config.json."""
+    """(rate in Hz, whether samples are normalised), as the model's processor says.
+
+    It is saved beside the weights in one of two files, by itself or with a tokenizer.
+    """
     if files is None:
         return 16_000, True
-    path = files.folder / "preprocessor_config.json"
+    said = read_settings(files, "preprocessor_config.json")
+    said = said or read_settings(files, "processor_config.json").get("feature_extractor", {})
     try:
-        said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return int(said.get("sampling_rate", 16_000)), bool(said.get("do_normalize", True))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"model {files.name}: can't read {path.name} ({error})") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"model {files.name}: its processor makes no sense ({error})") from None
 
 
 def _layers(text: str, count: int) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The same clip gives the same bytes, whatever the order, batch, workers or place of a stop."""
 
+import itertools
 import json
 import os
 import signal
@@ -14,10 +15,12 @@ import pytest
 import torch
 from test_wav2vec2 import SMALL, bare, saved
 from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
+from typer.testing import CliRunner
 
 from mmfuse.features.audio import read_audio, resample
 from mmfuse.features.corpus import open_corpus
 from mmfuse.features.store import open_store
+from mmfuse.pipeline.cli import app
 
 PROGRAM = "import sys; from mmfuse.pipeline.cli import main; sys.exit(main())"
 ORDERS = {
@@ -107,6 +110,20 @@ def test_nothing_that_must_not_show_shows(sample, tmp_path):
     assert beside_the_bare_model(clips, tmp_path / "c.zarr", model) <= 1e-3
 
 
+def test_nor_in_any_order_with_any_batch(sample, tmp_path):
+    """The whole matrix, in this process; the test above has the workers and the kill."""
+    model = saved(tmp_path / "model")
+    corpora = {order: ordered(sample, tmp_path / order, order) for order in ORDERS}
+    roots = set()
+    for (order, corpus), batch in itertools.product(corpora.items(), (1, 4, 16)):
+        store = tmp_path / f"{order} {batch}.zarr"
+        line = command(corpus, store, model, "--batch", batch)[3:]
+        done = CliRunner().invoke(app, line)
+        assert done.exit_code == 0, done.output
+        roots.add(open_store(store).root)
+    assert len(roots) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert"])
 def test_nor_at_full_size_on_real_music(lieder8, tmp_path, kind):
@@ -139,6 +156,7 @@ def test_reading_one_layer_maps_the_bytes_of_one_layer(sample, tmp_path):
     extract(sample, store, model, "--layers", "all", "--limit", 12)
     code = f"""
 from mmfuse.features.store import open_store
+from mmfuse.pipeline.cli import app
 store = open_store({str(store)!r})
 stream = store["wav2vec2_layer06"]
 total = sum(float(stream.at(entry).astype("f4").sum()) for entry in range(len(stream)))

@@ -105,6 +105,19 @@ def test_a_click_shows_in_the_frames_whose_time_is_near(model):
     assert abs(int(moved.argmax()) - nearest) <= 8  # the positional convolution spreads it
 
 
+def test_rate_and_normalisation_are_the_processors_whichever_file_holds_them(tmp_path):
+    folder = saved(tmp_path / "m")
+    says = {"feature_extractor": {"sampling_rate": 24_000, "do_normalize": False}}
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps(says))
+    found = encoder(folder)
+    assert (found.rate_hz, found.normalise) == (24_000, False)
+    assert found.specs[0].timing.hop_s == Fraction(320, 24_000)
+    (folder / "processor_config.json").write_text('{"feature_extractor": {"sampling_rate": "x"}}')
+    with pytest.raises(ConfigError, match="its processor makes no sense"):
+        encoder(folder)
+
+
 def test_layers_are_streams_of_their_own_and_the_last_has_its_own_name(tmp_path):
     folder = saved(tmp_path / "m", do_stable_layer_norm=True, feat_extract_norm="layer")
     audio = noise(8_000)
