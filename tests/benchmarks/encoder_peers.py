@@ -69,7 +69,34 @@ def forward(files: Sequence[str], options: argparse.Namespace) -> dict[str, Any]
                 found = model(torch.cat(group[first : first + options.batch]))
                 found.last_hidden_state.numpy()
         seconds, busy = time.perf_counter() - began, time.process_time() - busy
-    return {"forward_s": seconds, "forward_cpu_s": busy, "windows": len(windows)}
+    return {
+        "forward_s": seconds,
+        "forward_cpu_s": busy,
+        "windows": len(windows),
+        "gemm_share": gemm_share(model, groups[max(groups)][0]),
+    }
+
+
+def gemm_share(model: Any, values: Any) -> float:
+    """Arithmetic a second of a model's forward over that of one large product of matrices."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:  # not in inference mode
+        model(values)
+    square = torch.rand(2048, 2048)
+
+    def fastest(job: Callable[[], Any]) -> float:
+        took = []
+        for _ in range(5):
+            began = time.perf_counter()
+            job()
+            took.append(time.perf_counter() - began)
+        return min(took)
+
+    with torch.inference_mode():
+        speed = counter.get_total_flops() / fastest(lambda: model(values))
+        return round(speed / (2 * 2048**3 / fastest(lambda: square @ square)), 2)
 
 
 def with_map(files: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
