@@ -111,6 +111,12 @@ class Stream:
         self.views: NDArray[np.int32] = self.table["view"].to_numpy()
         self.lengths: NDArray[np.int64] = self.table["rows"].to_numpy()
 
+    @classmethod
+    def empty(cls, root: Path, spec: StreamSpec) -> "Stream":
+        """A stream without entries, as a store would hold that has made none of it."""
+        document = {"spec": spec.to_json(), "shard_rows": layout.shard_rows_of(spec), "shards": []}
+        return cls(root, spec.key, document)
+
     def _checked_sidecar(self, k: int, shard: dict[str, Any]) -> pa.Table:
         path = layout.shard_path(self._root, self.key, k, self.spec.item)
         size = layout.shard_file_bytes(shard["rows"], self._shard_rows, self.spec.row_bytes)

@@ -12,10 +12,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 from blake3 import blake3
 
+from mmfuse.features import layout
 from mmfuse.features.errors import ClipError, ConfigError
 from mmfuse.features.spec import Entry, StreamSpec, Timing
 
@@ -84,7 +86,7 @@ def text_tokens_spec(params: TextParams, tokenizer_json: str) -> StreamSpec:
             **asdict(params),
             "kind": "byte-level BPE",
             "pad": PAD,
-            "vocabulary_blake3": blake3(tokenizer_json.encode()).hexdigest(),
+            "vocabulary_blake3": _digest(tokenizer_json),
         },
         timing=Timing("none"),
     )
@@ -135,6 +137,20 @@ class TextTokenizer:
     def decode(self, tokens: Iterable[int]) -> str:
         """Tokens back to text; padding is skipped."""
         return str(self._tokenizer.decode([int(token) for token in tokens if token != PAD]))
+
+
+def stored_tokenizer(root: Path, spec: StreamSpec) -> str | None:
+    """JSON of the tokenizer that made a `text_tokens` stream; None where a store lacks it."""
+    for path in sorted((root / layout.META).glob("tokenizer-*.json")):
+        layout.require_regular(root, path)
+        tokenizer_json = path.read_text(encoding="utf-8")
+        if _digest(tokenizer_json) == spec.params.get("vocabulary_blake3"):
+            return tokenizer_json
+    return None
+
+
+def _digest(tokenizer_json: str) -> str:
+    return blake3(tokenizer_json.encode()).hexdigest()
 
 
 def text_fault(text: str) -> str:

@@ -21,7 +21,7 @@ from mmfuse.features.config import FeatureConfig, TextPreprocessing
 from mmfuse.features.console import stopping_within
 from mmfuse.features.corpus import Corpus
 from mmfuse.features.encoders import CPU, Compute
-from mmfuse.features.errors import WorkerError
+from mmfuse.features.errors import ConfigError, WorkerError
 from mmfuse.features.failures import Failure
 from mmfuse.features.task import (
     Known,
@@ -249,12 +249,15 @@ def build_makers(
 
 
 def _tokenizer(config: TextPreprocessing | None, corpus: Corpus, store: Path) -> str:
-    """The store's tokenizer for these very training texts, trained where there is none yet.
+    """The store's tokenizer for these very training texts, trained where there is none yet; or a
+    copy of the one that the configuration names.
 
     The name of its file; empty where there is nothing to tokenize.
     """
     if config is None or config.encoder != "bpe":
         return ""
+    if config.tokenizer:
+        return _given_tokenizer(config, store)
     texts = sorted(corpus.texts("train"))
     if not texts:
         return ""
@@ -268,3 +271,23 @@ def _tokenizer(config: TextPreprocessing | None, corpus: Corpus, store: Path) ->
         layout.write_durably(path, trained.encode())
     layout.require_regular(store, path)
     return name
+
+
+def _given_tokenizer(config: TextPreprocessing, store: Path) -> str:
+    try:
+        tokenizer_json = Path(config.tokenizer).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"preprocessing.text.tokenizer = {config.tokenizer!r}: can't be read "
+            f"({getattr(error, 'strerror', None) or error}); it is a file such as "
+            f"STORE/{layout.META}/tokenizer-0123456789abcdef.json"
+        ) from None
+    digest = blake3(tokenizer_json.encode()).hexdigest()
+    path = store / layout.META / f"tokenizer-{digest[:16]}.json"
+    if not path.exists():
+        from mmfuse.features.text import TextTokenizer
+
+        TextTokenizer(text_params(config), tokenizer_json)  # refuses what is none
+        layout.write_durably(path, tokenizer_json.encode())
+    layout.require_regular(store, path)
+    return path.name

@@ -327,3 +327,22 @@ def test_the_real_corpus_gives_one_root_from_files_and_from_bytes(lieder8, featu
             first = notes[row["id"]][0]
             if first[tick] == 0:
                 assert first[onset] == pytest.approx(-row["audio_minus_midi_s"], abs=1e-9)
+
+
+def test_a_named_tokenizer_gives_other_texts_the_same_stream(whole, tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"id": "new", "text": "it seems joyful", "split": "train"}')
+    (tmp_path / "c.toml").write_text("[preprocessing.text]")
+    (tokenizer,) = (whole / "_mm").glob("tokenizer-*.json")
+    named = f"preprocessing.text.tokenizer={tokenizer}"
+    run(tmp_path / "c.toml", tmp_path / "m.jsonl", tmp_path / "s.zarr", "--set", named)
+    (key,) = open_store(tmp_path / "s.zarr").keys()
+    assert key in open_store(whole).specs()
+    for wrong, said in ((tmp_path, "can't be read"), (tmp_path / "c.toml", "no tokenizer's JSON")):
+        words = ("--set", f"preprocessing.text.tokenizer={wrong}", "--store", tmp_path / "t.zarr")
+        corpus = ("--corpus", tmp_path / "m.jsonl")
+        assert said in mmfeat("run", tmp_path / "c.toml", *corpus, *words, code=2).stderr
+    model = ("--set", "preprocessing.text.encoder=clap", "--set", named)
+    found = mmfeat(
+        "run", tmp_path / "c.toml", *corpus, "--store", tmp_path / "t.zarr", *model, code=2
+    )
+    assert "a model has its own" in found.stderr

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from mmfuse.features.console import INTERRUPTED, show, user_errors
+from mmfuse.trainer.model_cli import COMMANDS
+from mmfuse.trainer.options import JsonOption, QuietOption, VerboseOption
 
 app = typer.Typer(
     name="mmtrain",
@@ -19,10 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object, last on stdout.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Traceback of inner errors.")]
 
 
 @app.command()
@@ -84,6 +82,10 @@ def compare(
 
         comparison = compare_runs(runs, against)
         show(comparison, compare_lines(comparison), as_json=as_json)
+
+
+for name, command in COMMANDS.items():
+    app.command(name)(command)
 
 
 def main() -> None:

@@ -45,7 +45,10 @@ class Batch:
 
 
 class Dataset:
-    """All labelled clips of a corpus, with the streams of the store for each modality in use.
+    """Clips of a corpus, with the streams of the store for each modality in use.
+
+    `classes` are those of the labels, sorted, where they are not given; given ones may leave clips
+    without a label (None, or one that is no class), whose number is -1.
 
     A modality has one stream, or several with the same rows of the same clips: the layers of a
     model. `streams` holds the first of them, `layers` all. Up to `views` augmented views of a clip
@@ -59,16 +62,18 @@ class Dataset:
         self,
         ids: Sequence[str],
         splits: Sequence[str],
-        labels: Sequence[str],
+        labels: Sequence[str | None],
         streams: Mapping[str, Stream | Sequence[Stream]],
         groups: Sequence[str | None] | None = None,
         views: int = 0,
+        classes: Sequence[str] | None = None,
     ) -> None:
         self.groups = groups
         self.ids = list(ids)
         self.split = np.array(splits)
-        self.classes = sorted(set(labels))
-        self.label = np.searchsorted(self.classes, labels)
+        self.classes = sorted({str(one) for one in labels}) if classes is None else list(classes)
+        number = {name: c for c, name in enumerate(self.classes)}
+        self.label = np.array([number.get(one or "", -1) for one in labels], np.int64)
         self.layers = {
             name: (given,) if isinstance(given, Stream) else tuple(given)
             for name, given in streams.items()

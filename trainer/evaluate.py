@@ -4,6 +4,7 @@ Shapes: N clip, M modality, C class.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,17 +24,32 @@ Probabilities = NDArray[np.float64]
 
 
 def evaluate(
-    model: FusionModel, data: Dataset, config: RunConfig
+    model: FusionModel,
+    data: Dataset,
+    config: RunConfig,
+    splits: Mapping[str, str] = SCORED,
+    *,
+    temperature: float | None = None,
+    commonest: int | None = None,
 ) -> tuple[dict[str, Any], Probabilities]:
     """Scores of validation and test, of every subset of the modalities too.
 
+    Args:
+        model: left in evaluation mode.
+        data: where the clips are.
+        config: what to score, and how.
+        splits: name in the result -> split.
+        temperature: that of the calibration; fitted on `val`, where it is left out.
+        commonest: the commonest class in training; counted in `data`, where it is left out.
+
     Returns:
-        `val`, `test`, `calibration`, and where they are asked for or there `subsets`, `shapley`,
-        `robustness` and `gates` of the result; probabilities (N, C) of the validation clips, then
-        of the test clips.
+        Scores under the names of `splits`, `calibration`, and where they are asked for or there
+        `subsets`, `shapley`, `robustness` and `gates` of the result; probabilities (N, C) of the
+        clips of the splits, one behind the other.
     """
     names, options = model.modalities, config.eval
-    clips = {name: data.clips_of(split) for name, split in SCORED.items()}
+    clips = {name: data.clips_of(split) for name, split in splits.items()}
+    guess = _commonest(data) if commonest is None else commonest
     asked = subsets(names) if options.subsets else [names]
     found: dict[Subset, dict[str, Probabilities]] = {
         kept: {
@@ -46,7 +62,9 @@ def evaluate(
     result: dict[str, Any] = {
         name: scored(data, rows, whole[name], options) for name, rows in clips.items()
     }
-    result["calibration"] = calibrated(data, clips, whole, options)
+    if temperature is None:
+        temperature = calibration.fit_temperature(data.label[clips["val"]], whole["val"])
+    result["calibration"] = calibrated(data, clips, whole, options, temperature)
     if options.subsets:
         result["subsets"] = {
             "+".join(kept): {
@@ -56,7 +74,7 @@ def evaluate(
         }
     if options.subsets and len(names) > 1:
         result["shapley"] = {
-            name: _shapley(data, rows, {kept: of[name] for kept, of in found.items()}, names)
+            name: _shapley(data, rows, {kept: of[name] for kept, of in found.items()}, names, guess)
             for name, rows in clips.items()
         }
         result["robustness"] = {"missing": list(options.missing_shares)} | {
@@ -108,10 +126,13 @@ def scored(
 
 
 def calibrated(
-    data: Dataset, clips: dict[str, Clips], found: dict[str, Probabilities], options: EvalConfig
+    data: Dataset,
+    clips: dict[str, Clips],
+    found: dict[str, Probabilities],
+    options: EvalConfig,
+    temperature: float,
 ) -> dict[str, Any]:
-    """The temperature that fits validation best, and NLL and ECE of each split at it."""
-    temperature = calibration.fit_temperature(data.label[clips["val"]], found["val"])
+    """A temperature, and NLL and ECE of each split at it."""
     result: dict[str, Any] = {"temperature": temperature}
     for name, rows in clips.items():
         scaled_NC = calibration.at_temperature(found[name], temperature)
@@ -153,11 +174,18 @@ def gate_means(
     }
 
 
+def _commonest(data: Dataset) -> int:
+    return int(np.bincount(data.label[data.clips_of("train")]).argmax())
+
+
 def _shapley(
-    data: Dataset, clips: Clips, found: dict[Subset, Probabilities], names: Subset
+    data: Dataset,
+    clips: Clips,
+    found: dict[Subset, Probabilities],
+    names: Subset,
+    commonest: int,
 ) -> dict[str, dict[str, float]]:
     """Shapley values of each score; a model that sees nothing says the commonest train class."""
-    commonest = int(np.bincount(data.label[data.clips_of("train")]).argmax())
     guess_NC = np.zeros((len(clips), len(data.classes)))
     guess_NC[:, commonest] = 1.0
     values = {kept: plain_scores(data, clips, of) for kept, of in ({(): guess_NC} | found).items()}

@@ -123,22 +123,28 @@ def _views(
 
 def _mmfeat_line(path: Path, config: RunConfig, overrides: Sequence[str], modality: str) -> str:
     """The command that makes the streams that a modality's encoder reads."""
-    encoder = config.model.encoders()[modality]
-    section = getattr(config.preprocessing, modality)
-    maker = MAKERS.get(stream_names(encoder)[0].partition("_layer")[0])
-    words = ["mmfeat", "run", str(path)]
-    if not _describes(section, maker):
-        words = ["mmfeat", "extract", "--encoder", str(maker), "--config", str(path)]
-        if getattr(encoder, "source", "") == "stored" and getattr(encoder, "pretrained_model", ""):
-            words += ["--model", encoder.pretrained_model]
+    words = ["mmfeat", *mmfeat_words(path, config, modality)]
     words += ["--corpus", str(config.data.corpus), "--store", str(config.data.store)]
     for override in overrides:
         if override.strip().startswith(("preprocessing.", "data.columns")):
             words += ["--set", override]
+    return shlex.join(words)
+
+
+def mmfeat_words(path: Path, config: RunConfig, modality: str) -> list[str]:
+    """What to tell `mmfeat`, but for corpus and store, to make what a modality's encoder reads."""
+    encoder = config.model.encoders()[modality]
+    section = getattr(config.preprocessing, modality)
+    maker = MAKERS.get(stream_names(encoder)[0].partition("_layer")[0])
+    words = ["run", str(path)]
+    if not _describes(section, maker):
+        words = ["extract", "--encoder", str(maker), "--config", str(path)]
+        if getattr(encoder, "source", "") == "stored" and getattr(encoder, "pretrained_model", ""):
+            words += ["--model", encoder.pretrained_model]
     wanted, made = _layers(encoder), getattr(section, "layers", "last")
     if wanted is not None and made not in (wanted, "all"):
         words += ["--set", f'preprocessing.audio.layers="{wanted}"']
-    return shlex.join(words)
+    return words
 
 
 def _layers(encoder: Any) -> str | None:
@@ -157,9 +163,50 @@ def _streams(store: FeatureStore, encoder: Any, section: Any, make: str) -> list
     """All streams that an encoder reads, the first one's spec deciding which the others are."""
     seeded = getattr(section, "random_weights", None) is not None
     name = stream_names(encoder, seeded=seeded)[0]
-    first = _matching(store, name, section, make)
+    return _with_layers(store, encoder, _matching(store, name, section, make), make)
+
+
+def _with_layers(store: FeatureStore, encoder: Any, first: Stream, make: str) -> list[Stream]:
+    """All streams that an encoder reads beside the first, which were made as that one was."""
     names = stream_names(encoder, first.spec)
-    return [first, *(_matching(store, name, section, make, first.spec) for name in names[1:])]
+    return [first, *(_matching(store, name, None, make, first.spec) for name in names[1:])]
+
+
+def streams_like(
+    store: FeatureStore, config: RunConfig, specs: Mapping[str, StreamSpec]
+) -> dict[str, list[Stream]]:
+    """The streams of a store that were made exactly as those that a model was trained on.
+
+    One that the store lacks is an empty stream: no clip has that modality.
+
+    Raises:
+        MissingError: the store has a stream of that name, made otherwise.
+    """
+    found = {}
+    for name, encoder in config.model.encoders().items():
+        spec, has = specs[name], store.specs()
+        if spec.key not in has:
+            others = [other for other in has.values() if other.name == spec.name]
+            if others:
+                raise MissingError(
+                    f"store {store.path} has {others[0].key} and the model was trained on "
+                    f"{spec.key}: {_difference(spec, others[0])}; make the stream with the run's "
+                    f"own [preprocessing.{name}], or train on this one"
+                )
+            found[name] = [Stream.empty(store.path, spec)] * len(stream_names(encoder, spec))
+            continue
+        found[name] = _with_layers(store, encoder, store[spec.key], "mmfeat")
+    return found
+
+
+def _difference(ours: StreamSpec, theirs: StreamSpec) -> str:
+    """The first thing in which two specs differ."""
+    one, other = ours.to_json(), theirs.to_json()
+    for mine, its in ((one["params"], other["params"]), (one, other)):
+        for key in sorted(mine.keys() | its.keys()):
+            if mine.get(key) != its.get(key) and key != "params":
+                return f"{key} is {its.get(key)!r}, was {mine.get(key)!r}"
+    return "they differ"
 
 
 def _matching(

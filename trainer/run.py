@@ -3,7 +3,6 @@
 Shapes: N clip, C class.
 """
 
-import json
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -16,19 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tomli_w
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
-from mmfuse.features.spec import StreamSpec
 from mmfuse.trainer import folder
 from mmfuse.trainer.audio_encoders import MelCNNEncoder
-from mmfuse.trainer.config import ModelConfig, RunConfig, load_run_config
+from mmfuse.trainer.config import RunConfig, load_run_config
 from mmfuse.trainer.dataset import Dataset
 from mmfuse.trainer.evaluate import SCORED, evaluate
 from mmfuse.trainer.folder import RunFolder, check_free
 from mmfuse.trainer.load import load_dataset
 from mmfuse.trainer.loop import Record, fit, reproducible
 from mmfuse.trainer.model import FusionModel
+from mmfuse.trainer.saved import save_model
 
 _PACKAGES = ("mmfuse", "numpy", "torch")
 
@@ -75,7 +72,7 @@ def train(
             report(config, record)
 
         fitted = fit(model, data, config.train, note)
-        save_model(path / folder.MODEL, model, config, data)
+        save_model(path / folder.MODEL, model, config, data, store)
         scores, probabilities_NC = evaluate(model, data, config)
         write_predictions(path / folder.PREDICTIONS, data, probabilities_NC)
         result = {
@@ -115,35 +112,6 @@ def build_model(config: RunConfig, data: Dataset) -> FusionModel:
         if isinstance(encoder, MelCNNEncoder):
             encoder.standardise(*data.moments(name, data.clips_of("train")))
     return model
-
-
-def save_model(path: Path, model: FusionModel, config: RunConfig, data: Dataset) -> None:
-    """Weights as safetensors; its header says what `load_model` needs to build the model."""
-    header = {
-        "model": config.model.model_dump(mode="json", exclude_none=True),
-        "specs": {name: spec.to_json() for name, spec in data.specs.items()},
-        "classes": data.classes,
-        "unimodal_heads": bool(model.unimodal),
-    }
-    # one key: safetensors writes several in an order that differs from file to file
-    save_file(model.state_dict(), path, metadata={"mmfuse": json.dumps(header)})
-
-
-def load_model(path: Path) -> tuple[FusionModel, list[str]]:
-    """The model that a run left in `path`/model.safetensors, and the names of its classes."""
-    file = path / folder.MODEL
-    with safe_open(file, framework="pt") as opened:
-        header = json.loads(opened.metadata()["mmfuse"])
-    specs = {name: StreamSpec.from_json(spec) for name, spec in header["specs"].items()}
-    classes = header["classes"]
-    model = FusionModel(
-        ModelConfig.model_validate(header["model"]),
-        specs,
-        len(classes),
-        unimodal_heads=header["unimodal_heads"],
-    )
-    model.load_state_dict(load_file(file))
-    return model.eval(), classes
 
 
 def write_predictions(path: Path, data: Dataset, probabilities_NC: NDArray[np.float64]) -> None:

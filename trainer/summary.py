@@ -1,28 +1,21 @@
 """What a run and a comparison say to a person: plain tables, and what to type next."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmfuse.trainer.predictions import Predictions
 
 
 def run_lines(result: Mapping[str, Any]) -> list[str]:
     """Scores of validation and test, what modalities do, where the files are, what to type next."""
-    rows = [["", "clips", "accuracy", "95 %", "macro-F1", "95 %", "AUROC", "NLL", "ECE"]]
-    rows += [
-        [name, str(scores["clips"]), *_with_intervals(scores), *_probabilistic(scores)]
-        for name, scores in (("validation", result["val"]), ("test", result["test"]))
-    ]
-    scaled = result["calibration"]
-    rows.append(
-        [f"test at T = {scaled['temperature']:.2f}", *[""] * 6, *_probabilistic(scaled["test"])[1:]]
-    )
     lines = [
         f"{result['name']}, seed {result['seed']}: best of {result['epochs']} epochs is "
         f"{result['best_epoch']}; {result['parameters']} parameters, {result['seconds']:.1f} s",
-        *table(rows),
+        *_score_lines(result, {"validation": "val", "test": "test"}),
+        *_modality_lines(result, "test"),
     ]
-    if "groups" in result["test"]["drawn"]:
-        lines.append(f"Intervals draw whole groups: {result['test']['drawn']['groups']} on test.")
-    lines += _modality_lines(result)
     if result["interrupted"]:
         lines += ["", "interrupted: these are the best weights until then"]
     if result["store_root"] is None:
@@ -36,25 +29,56 @@ def run_lines(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _modality_lines(result: Mapping[str, Any]) -> list[str]:
-    """On test: every subset, what each modality is worth and counts, and what its loss costs."""
+def eval_lines(result: Mapping[str, Any]) -> list[str]:
+    """Scores of one split, and what modalities do there."""
+    split = result["split"]
+    return [
+        f"{result['run']} on {result['corpus']}, {result['store']}",
+        *_score_lines(result, {split: split}),
+        *_modality_lines(result, split),
+    ]
+
+
+def _score_lines(result: Mapping[str, Any], splits: Mapping[str, str]) -> list[str]:
+    """A row a split, named as it is shown; the last one at the temperature, too."""
+    rows = [["", "clips", "accuracy", "95 %", "macro-F1", "95 %", "AUROC", "NLL", "ECE"]]
+    rows += [
+        [
+            shown,
+            str(result[name]["clips"]),
+            *_with_intervals(result[name]),
+            *_probabilistic(result[name]),
+        ]
+        for shown, name in splits.items()
+    ]
+    shown, name = list(splits.items())[-1]
+    scaled = result["calibration"]
+    at = f"{shown} at T = {scaled['temperature']:.2f}"
+    rows.append([at, *[""] * 6, *_probabilistic(scaled[name])[1:]])
+    drawn = result[name]["drawn"]
+    groups = f"Intervals draw whole groups: {drawn.get('groups')} on {shown}."
+    return [*table(rows), *([groups] if "groups" in drawn else [])]
+
+
+def _modality_lines(result: Mapping[str, Any], split: str) -> list[str]:
+    """On a split: every subset, what each modality is worth and counts, and what its loss costs."""
     subsets = result.get("subsets", {})
     if len(subsets) < 2:
         return []
-    rows = [["seen on test", "accuracy", "macro-F1"]]
+    rows = [[f"seen on {split}", "accuracy", "macro-F1"]]
     rows += [
-        [name, f"{of['test']['accuracy']:.3f}", f"{of['test']['macro_f1']:.3f}"]
+        [name, f"{of[split]['accuracy']:.3f}", f"{of[split]['macro_f1']:.3f}"]
         for name, of in subsets.items()
     ]
     lines = ["", *table(rows)]
-    missing, curves = result["robustness"]["missing"], result["robustness"]["test"]
-    worth, gates = result["shapley"]["test"]["macro_f1"], result.get("gates")
-    head = ["macro-F1 on test", "worth", *(["gate"] if gates else [])]
+    missing, curves = result["robustness"]["missing"], result["robustness"][split]
+    worth, gates = result["shapley"][split]["macro_f1"], result.get("gates")
+    head = [f"macro-F1 on {split}", "worth", *(["gate"] if gates else [])]
     rows = [[*head, *(f"{share:.0%} lost" for share in missing)]]
     for name, curve in curves.items():
         row = [name, f"{worth[name]:+.3f}" if name in worth else ""]
         if gates:
-            weight = gates["test"]["mean"].get(name)
+            weight = gates[split]["mean"].get(name)
             row.append("" if weight is None else f"{weight:.2f}")
         rows.append([*row, *(f"{value:.3f}" for value in curve["macro_f1"])])
     return [*lines, "", *table(rows)]
@@ -97,6 +121,26 @@ def compare_lines(comparison: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Intervals and p draw {comparison['groups']} groups of clips; McNemar counts clips."
         )
+    return lines
+
+
+def prediction_lines(found: "Predictions", out: Path | None) -> list[str]:
+    """A row a clip, or where they were written; and by what features were made, if they were."""
+    lines = []
+    if found.made is not None:
+        lines = [f"Features made as for training, {found.made.seconds:.1f} s, by:"]
+        lines += [f"  {command}" for command in found.made.commands]
+    if out is None:
+        rows = [["id", "predicted", "p", "label", "saw", "reason"]]
+        for row in found.rows:
+            p = "" if row["probability"] is None else f"{row['probability']:.3f}"
+            cells = (row[name] or "" for name in ("label", "saw", "reason"))
+            rows.append([row["id"], row["predicted"] or "", p, *cells])
+        lines += table([row[:-1] if found.failed == 0 else row for row in rows])
+    else:
+        lines.append(f"{len(found.rows)} clips in {out}")
+    if found.failed:
+        lines += ["", f"{found.failed} of {len(found.rows)} clips could not be used whole"]
     return lines
 
 

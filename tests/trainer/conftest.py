@@ -144,3 +144,45 @@ def specs():
 def configure():
     """`configure(folder, modalities, fusion, **train)` writes another run.toml."""
     return write_config
+
+
+SAMPLE_RUN = """
+name = "sample"
+[preprocessing.audio]
+[preprocessing.midi]
+[preprocessing.text]
+[model.audio_encoder]
+type = "mel_cnn"
+hidden_dim = 16
+[model.midi_encoder]
+type = "event_based"
+hidden_dim = 16
+[model.text_encoder]
+type = "text"
+hidden_dim = 16
+[model.fusion]
+type = "late"
+hidden_dim = 16
+[train]
+epochs = 2
+threads = 1
+[eval]
+bootstrap = 100
+"""
+
+
+@pytest.fixture(scope="session")
+def trained(sample, tmp_path_factory):
+    """Folder with `run.toml`, `s.zarr` of the sample corpus and a run `a`; do not write there."""
+    from typer.testing import CliRunner
+
+    from mmfuse.pipeline.cli import app
+    from mmfuse.trainer.run import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    data = f'[data]\ncorpus = "{sample}"\nstore = "{folder / "s.zarr"}"\n'
+    (folder / "run.toml").write_text(SAMPLE_RUN + data)
+    outcome = CliRunner().invoke(app, ["run", str(folder / "run.toml"), "--quiet"])
+    assert outcome.exit_code == 0, outcome.output
+    train(folder / "run.toml", (), folder / "a")
+    return folder

@@ -22,7 +22,8 @@ from mmfuse.trainer.encoders import build_encoder
 from mmfuse.trainer.load import load_dataset
 from mmfuse.trainer.loop import fit, loss_of, predict, reproducible
 from mmfuse.trainer.model import parameter_groups
-from mmfuse.trainer.run import build_model, load_model, train
+from mmfuse.trainer.run import build_model, train
+from mmfuse.trainer.saved import load_model
 from mmfuse.trainer.spec_augment import SpecAugment
 from mmfuse.trainer.stored_encoders import LayerMix
 

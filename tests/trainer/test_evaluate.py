@@ -8,7 +8,8 @@ import pytest
 
 from mmfuse.trainer import calibration, metrics
 from mmfuse.trainer.attribution import shapley
-from mmfuse.trainer.run import load_model, train
+from mmfuse.trainer.run import train
+from mmfuse.trainer.saved import load_model
 from mmfuse.trainer.summary import run_lines
 
 NAMES = ["text", "audio", "midi"]

@@ -21,7 +21,8 @@ from mmfuse.trainer.cli import app
 from mmfuse.trainer.config import RunConfig, load_run_config
 from mmfuse.trainer.folder import FILES, RunFolder
 from mmfuse.trainer.loop import predict
-from mmfuse.trainer.run import load_model, train
+from mmfuse.trainer.run import train
+from mmfuse.trainer.saved import load_model
 
 
 @pytest.fixture

@@ -1,0 +1,92 @@
+"""Commands of `mmtrain` about trained models: ask them, score them, take them elsewhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmfuse.features.console import show, user_errors
+from mmfuse.trainer.options import (
+    ColumnOption,
+    CorpusOption,
+    JsonOption,
+    QuietOption,
+    RunArgument,
+    StoreOption,
+    VerboseOption,
+    columns_of,
+)
+
+_CLIP_FAILED = 3
+
+
+def predict(
+    run: RunArgument,
+    corpus: CorpusOption = None,
+    store: StoreOption = None,
+    split: Annotated[str | None, typer.Option("--split", help="Only the clips of a split.")] = None,
+    ids: Annotated[list[str] | None, typer.Option("--ids", help="Only this clip; repeat.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="Text of a single clip.")] = None,
+    audio: Annotated[Path | None, typer.Option("--audio", help="Its audio file.")] = None,
+    midi: Annotated[Path | None, typer.Option("--midi", help="Its MIDI file.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", help="Store for features that are made; goes on in it.")
+    ] = None,
+    column: ColumnOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Table to write: .parquet, .csv or .jsonl.")
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Class probabilities of clips: of a store, or of raw files, whose features mmfeat then makes.
+
+    A corpus without --store is raw. A clip whose audio, MIDI or text can't be used is a row with
+    the reason, and the command exits with 3.
+
+    Example: mmtrain predict runs/late --text "it seems joyful" --midi song.mid
+    """
+    with user_errors("mmtrain", verbose):
+        from mmfuse.trainer import predictions
+        from mmfuse.trainer.raw_clips import one_clip
+        from mmfuse.trainer.summary import prediction_lines
+
+        predictions.check_out(out)
+        single = text is not None or audio is not None or midi is not None
+        if single and (corpus or store or split or ids):
+            raise typer.BadParameter("--text, --audio, --midi or a corpus, not both")
+        clips = [one_clip(text, audio, midi)] if single else []
+        asked = predictions.Asked(corpus, store, split, ids or (), columns_of(column), clips, keep)
+        found = predictions.predict_clips(run, asked)
+        if out is not None:
+            predictions.write_table(out, found)
+        if not quiet or as_json:
+            show(found.to_json(run, out), prediction_lines(found, out), as_json=as_json)
+        if found.failed:
+            raise SystemExit(_CLIP_FAILED)
+
+
+def evaluate(
+    run: RunArgument,
+    corpus: CorpusOption = None,
+    store: StoreOption = None,
+    split: Annotated[str, typer.Option("--split", help="Whose clips.")] = "test",
+    column: ColumnOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Scores of a trained model on a labelled split, of its own corpus or another.
+
+    Example: mmtrain eval runs/late --split validation
+    """
+    with user_errors("mmtrain", verbose):
+        from mmfuse.trainer.rescore import score
+        from mmfuse.trainer.summary import eval_lines
+
+        result = score(run, corpus, store, split, columns_of(column))
+        show(result, eval_lines(result), as_json=as_json)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"predict": predict, "eval": evaluate}
