@@ -82,8 +82,6 @@ class OnnxSession:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.use_deterministic_compute = True
         options.log_severity_level = 4  # what goes wrong is raised, too
-        # threads that wait in a loop would take the processor from those that read and write
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         named = [t.name for t in graph.graph.initializer if t.external_data]
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[n].numpy()) for n in named]
         options.add_external_initializers(named, values)
