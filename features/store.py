@@ -1,11 +1,12 @@
 """Reading a store: `open_store(path)["logmel"]["clip-7"]` is a view of a mapped file, not a copy.
 
-Everything is checked against the manifest before a byte is mapped: format, dtypes, sizes, bounds,
-regular files only. A lost or short shard is an error here, where plain Zarr would read zeros.
+Everything is checked against the manifest before it is believed: format, dtypes, sizes and regular
+files at once; a sidecar's checksum and bounds, and a shard's index, when they are first touched. A
+lost or short shard is an error here, where plain Zarr would read zeros.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +14,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mmfuse.features import layout
-from mmfuse.features.errors import ConfigError, MissingError, StoreError
+from mmfuse.features.entries import Entries
+from mmfuse.features.errors import ConfigError, MissingError
 from mmfuse.features.failures import read_failures
-from mmfuse.features.index import SCHEMA, read_sidecar
+from mmfuse.features.index import SCHEMA
 from mmfuse.features.manifest import manifest_path, read_manifest
 from mmfuse.features.shards import ACCESS, open_shards
+from mmfuse.features.sidecars import Sidecars
 from mmfuse.features.spec import Array, StreamSpec, frame_times_s
 
 
@@ -93,23 +95,19 @@ class FeatureStore:
 
 
 class Stream:
-    """One ragged array of the store: an entry per clip (and view), mapped, never copied."""
+    """One ragged array of the store: an entry per clip (and view), mapped, never copied.
+
+    To open one costs a look at the size of each file. Sidecars are read when the first entry is
+    asked for, shards when one of theirs is.
+    """
 
     def __init__(self, root: Path, key: str, document: dict[str, Any], access: str = "map") -> None:
         self._root, self.key = root, key
         self.spec = StreamSpec.from_json(document["spec"])
-        self._shard_rows = int(document["shard_rows"])
-        self._shards = {int(shard["k"]): shard for shard in document["shards"]}
         self._data = open_shards(root, key, self.spec, document, access)
-        tables, shard_of = [SCHEMA.empty_table()], []
-        for k, shard in self._shards.items():
-            tables.append(self._checked_sidecar(k, shard))
-            shard_of.append(np.full(shard["entries"], k, dtype=np.int32))
-        self.table = _last_of_each_id(pa.concat_tables(tables), shard_of)
-        self._shard_of = self.table["shard"].to_numpy()
-        self._start = self.table["start"].to_numpy()
-        self.views: NDArray[np.int32] = self.table["view"].to_numpy()
-        self.lengths: NDArray[np.int64] = self.table["rows"].to_numpy()
+        self._numbers = np.array([shard["k"] for shard in document["shards"]], np.int64)
+        self._sidecars = Sidecars(root, key, document["shards"])
+        layout.require_all(root, self._files(document["shards"]))
 
     @classmethod
     def empty(cls, root: Path, spec: StreamSpec) -> "Stream":
@@ -117,42 +115,49 @@ class Stream:
         document = {"spec": spec.to_json(), "shard_rows": layout.shard_rows_of(spec), "shards": []}
         return cls(root, spec.key, document)
 
-    def _checked_sidecar(self, k: int, shard: dict[str, Any]) -> pa.Table:
-        path = layout.shard_path(self._root, self.key, k, self.spec.item)
-        size = layout.shard_file_bytes(shard["rows"], self._shard_rows, self.spec.row_bytes)
-        layout.require_regular(self._root, path, size)
-        sidecar = layout.sidecar_path(self._root, self.key, k)
-        layout.require_regular(self._root, sidecar, shard["sidecar_bytes"])
-        table = read_sidecar(sidecar, shard["entries"])
-        start, rows = table["start"].to_numpy(), table["rows"].to_numpy()
-        if len(rows) and (min(start.min(), rows.min()) < 0 or (start + rows).max() > shard["rows"]):
-            raise StoreError(f"{sidecar} points outside its shard")
-        return table
+    def _files(self, shards: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Path, int]]:
+        for shard in shards:
+            k = shard["k"]
+            yield layout.shard_path(self._root, self.key, k, self.spec.item), shard["bytes"]
+            yield layout.sidecar_path(self._root, self.key, k), shard["sidecar_bytes"]
+
+    @cached_property
+    def _entries(self) -> Entries:
+        return Entries.of(self._sidecars)
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self._entries.rows)
+
+    @property
+    def views(self) -> NDArray[np.int32]:
+        """View of every entry, in stored order."""
+        return self._entries.views
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of rows of every entry, in stored order."""
+        return self._entries.lengths
+
+    @property
+    def table(self) -> pa.Table:
+        """All that the sidecars say of every entry, in stored order; mapped where none is dead."""
+        table = pa.concat_tables([SCHEMA.empty_table(), *(one for _, one in self._sidecars)])
+        return table if len(table) == len(self) else table.take(pa.array(self._entries.rows))
 
     @property
     def ids(self) -> list[str]:
         """Clip id of every entry, in stored order."""
         return self.table["clip_id"].to_pylist()  # type: ignore[no-any-return]
 
-    @cached_property
-    def _row_of_id(self) -> dict[tuple[str, int], int]:
-        return {one: row for row, one in enumerate(zip(self.ids, self.views.tolist(), strict=True))}
-
     def __contains__(self, clip_id: str) -> bool:
-        return (clip_id, 0) in self._row_of_id
+        return bool(self.find([clip_id])[0] >= 0)
 
     def find(self, clip_ids: Sequence[str], view: int = 0) -> NDArray[np.int64]:
         """Entry numbers of a view of clips, (n,) int64; -1 where the stream has no such entry.
 
         View 0 is the clip as it is. `views` has the view of every entry, in stored order.
         """
-        rows = np.append(np.flatnonzero(self.views == view), -1)
-        ids = self.table["clip_id"].take(pa.array(rows[:-1]))
-        found = pc.index_in(pa.array(clip_ids, pa.string()), ids)
-        return rows[np.asarray(found.fill_null(-1), dtype=np.int64)]
+        return self._entries.find(clip_ids, view)
 
     def __getitem__(self, clip: str | tuple[str, int]) -> Array:
         """Values of a clip, or of (clip, view): (rows, *item), read-only; a view of the map.
@@ -161,17 +166,24 @@ class Stream:
             MissingError: no such clip, or no such view of it.
         """
         clip_id, view = (clip, 0) if isinstance(clip, str) else clip
-        row = self._row_of_id.get((clip_id, view))
-        if row is None:
+        entry = int(self.find([clip_id], view)[0])
+        if entry < 0:
             what = f"view {view} of clip" if view else "clip"
             raise MissingError(f"stream {self.key} has no {what} {clip_id!r}")
-        return self.at(row)
+        return self.at(entry)
 
     def at(self, entry: int) -> Array:
         """Values of an entry by its number, (rows, *item), read-only; a view of the map."""
-        start = int(self._start[entry])
-        stop = start + int(self.lengths[entry])
-        return self._data.rows(int(self._shard_of[entry]), start, stop)
+        start = int(self._entries.starts[entry])
+        stop = start + int(self._entries.lengths[entry])
+        return self._data.rows(int(self._shards_of([entry])[0]), start, stop)
+
+    def record(self, entry: int) -> dict[str, Any]:
+        """All that the sidecar says of an entry, by column: see `features/index.py`."""
+        return self._entries.record(entry)
+
+    def _shards_of(self, entries: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        return self._numbers[self._entries.shards_of(entries)]
 
     def gather(self, entries: Sequence[int] | NDArray[np.int64], out: Array) -> NDArray[np.int64]:
         """Copy entries one behind the other into `out`; the bounds of each, (n + 1,) int64.
@@ -180,7 +192,7 @@ class Stream:
         batch to batch: a fresh buffer costs three times as much as the copy.
         """
         bounds = np.concatenate([[0], np.cumsum(self.lengths[entries])])
-        shards, starts = self._shard_of[entries].tolist(), self._start[entries].tolist()
+        shards, starts = self._shards_of(entries).tolist(), self._entries.starts[entries].tolist()
         to, copy = bounds.tolist(), self._data.copy
         for shard, start, first, last in zip(shards, starts, to[:-1], to[1:], strict=True):
             copy(shard, start, out[first:last])
@@ -190,33 +202,23 @@ class Stream:
         """Ask the system to read entries ahead; on a cold cache seven times the speed of faults."""
         if not hasattr(os, "posix_fadvise"):
             return
-        for shard in np.unique(self._shard_of[entries]):
+        shards, starts, lengths = (
+            self._shards_of(entries), self._entries.starts[entries], self.lengths[entries]
+        )  # fmt: skip
+        for shard in np.unique(shards):
             path = layout.shard_path(self._root, self.key, int(shard), self.spec.item)
             descriptor = os.open(path, os.O_RDONLY)
             try:
-                for entry in np.asarray(entries)[self._shard_of[entries] == shard]:
-                    offset = int(self._start[entry]) * self.spec.row_bytes
-                    size = int(self.lengths[entry]) * self.spec.row_bytes
+                for entry in np.flatnonzero(shards == shard):
+                    offset = int(starts[entry]) * self.spec.row_bytes
+                    size = int(lengths[entry]) * self.spec.row_bytes
                     os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
             finally:
                 os.close(descriptor)
 
     def frame_times_s(self, entry: int) -> NDArray[np.float64]:
         """Seconds on the clip's timeline of every row of an entry: (rows,) float64."""
-        row = self.table.slice(entry, 1).to_pylist()[0]
+        row = self.record(entry)
         windows = tuple((Fraction(w["start_s"]), int(w["rows"])) for w in row["windows"])
         origin_s = Fraction(row["origin_s"])
         return frame_times_s(self.spec.timing, self.spec.fields, self.at(entry), origin_s, windows)
-
-
-def _last_of_each_id(table: pa.Table, shard_of: list[NDArray[np.int32]]) -> pa.Table:
-    """Add the shard column; where a clip was stored anew, only its last entry counts."""
-    shards = np.concatenate(shard_of) if shard_of else np.empty(0, dtype=np.int32)
-    table = table.append_column("shard", pa.array(shards))
-    if pc.count_distinct(table["clip_id"]).as_py() == len(table):
-        return table
-    numbered = table.select(["clip_id", "view"]).append_column(
-        "row", pa.array(np.arange(len(table)))
-    )
-    last = numbered.group_by(["clip_id", "view"]).aggregate([("row", "max")])["row_max"]
-    return table.take(pa.array(np.sort(last.to_numpy())))

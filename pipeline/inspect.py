@@ -94,13 +94,13 @@ def clip(store: FeatureStore, clip_id: str) -> View:
 
 
 def _entry(stream: Stream, number: int) -> dict[str, Any]:
-    times_s = stream.frame_times_s(number)
+    times_s, row = stream.frame_times_s(number), stream.record(number)
     timed = len(times_s) > 0 and bool(np.isfinite(times_s).all())
     return {
         "rows": len(times_s),
         "span_s": [float(times_s[0]), float(times_s[-1])] if timed else None,
-        "note": stream.table["note"][number].as_py(),
-        "augmentation": json.loads(stream.table["augmentation"][number].as_py() or "{}"),
+        "note": row["note"],
+        "augmentation": json.loads(row["augmentation"] or "{}"),
     }
 
 

@@ -114,7 +114,7 @@ def _compare(
         entries: dict[Draw, dict[str, Entry]] = {}
         for stream, view, number in _entries_of(clip.id, streams):
             where = f"{stream.key} of {clip.id!r}" + (f", view {view}" if view else "")
-            row = stream.table.slice(number, 1).to_pylist()[0]
+            row = stream.record(number)
             drawn = Draw.from_json(row["augmentation"])
             if loaded is None or row["content"] != content_of(loaded.content, drawn):
                 yield Finding(where, "the corpus has other content than it was made from", again)
