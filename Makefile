@@ -46,8 +46,8 @@ test: .venv/.test ## every test but the slow ones; PYTEST_ARGS="-k store"
 test-full: .venv/.test ## every test
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-bench: .venv/.bench ## speed beside other readers, tokenizers, extractors; cost of fusions; BENCH_ARGS=--json
-	$(BIN)/python tests/benchmarks/reader.py $(BENCH_ARGS)
+bench: .venv/.bench ## speed beside other stores, tokenizers, extractors; cost of fusions; BENCH_ARGS=--json
+	$(BIN)/python tests/benchmarks/storage.py $(BENCH_ARGS)
 	$(BIN)/python tests/benchmarks/midi_reader.py $(BENCH_ARGS)
 	$(BIN)/python tests/benchmarks/midi_tokens.py $(BENCH_ARGS)
 	$(BIN)/python tests/benchmarks/encoders.py $(BENCH_ARGS)

@@ -20,7 +20,7 @@ import numpy as np
 from mmfuse.features.audio import Audio, Samples, resample
 from mmfuse.features.config import AudioPreprocessing
 from mmfuse.features.errors import ConfigError, DecodeError
-from mmfuse.features.spec import Array, Entry, StreamSpec
+from mmfuse.features.spec import Array, Entry, StreamSpec, all_finite
 from mmfuse.features.windows import Window, Windows
 
 GROUP = "mmfuse.encoders"
@@ -151,7 +151,7 @@ def _cast(spec: StreamSpec, values: Array) -> tuple[Array, str]:
         return np.clip(values, -most, most).astype(dtype), note
     with np.errstate(over="ignore"):
         stored = np.ascontiguousarray(values, dtype=dtype)
-    if dtype.kind == "f" and not np.isfinite(stored).all():
+    if dtype.kind == "f" and not all_finite(stored):
         raise DecodeError("non_finite", f"{spec.name}: values that {spec.dtype} can't hold")
     return stored, ""
 

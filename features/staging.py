@@ -22,10 +22,11 @@ from crc32c import crc32c
 from mmfuse.features import layout
 from mmfuse.features.errors import ClipError
 from mmfuse.features.index import Record
-from mmfuse.features.spec import Entry, StreamSpec
+from mmfuse.features.spec import Entry, StreamSpec, all_finite
 
 Contents = Mapping[tuple[str, int], bytes]
 _SYNC_BYTES = 64 * 2**20
+_WRITE_BYTES = 8 * 2**20  # the disk works on so much at a time while more is being made
 _NAME = re.compile(r"task-(?P<task>[\w-]+)-(?P<number>\d+)\.(?:part|journal)")
 
 
@@ -78,7 +79,7 @@ class StagedStream:
         self._parts: list[Part] = []
         self._next = 0
         self._files: tuple[IO[bytes], IO[bytes]] | None = None
-        self._unsynced = 0
+        self._unsynced = self._unwritten = 0
         self._recover()
 
     def has(self, clip_id: str, content: bytes, view: int = 0) -> bool:
@@ -102,7 +103,7 @@ class StagedStream:
         """
         values = entry.values
         assert values.dtype == self.spec.dtype and values.shape[1:] == self.spec.item
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
+        if values.dtype.kind == "f" and not all_finite(values):
             raise ClipError("non_finite", f"{self.spec.name} of {clip_id!r} has NaN or Inf")
         if len(values) > self._shard_rows:
             raise ClipError(
@@ -111,7 +112,7 @@ class StagedStream:
                 f"{self._shard_rows}; cut the recording into shorter clips",
             )
         part = self._part_for(len(values))
-        data = np.ascontiguousarray(values).tobytes()
+        data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
         windows = entry.windows or ((type(entry.origin_s)(0), len(values)),)
         record = Record(
             clip_id, content, view, part.rows, len(values), int(crc32c(data)),
@@ -166,7 +167,7 @@ class StagedStream:
             self._files = (data, part.journal.open("ab", buffering=0))
         return part
 
-    def _write(self, part: Part, record: Record, data: bytes) -> None:
+    def _write(self, part: Part, record: Record, data: memoryview) -> None:
         assert self._files is not None
         _write_all(self._files[0], data)
         _write_all(self._files[1], _journal_line(record))
@@ -174,6 +175,10 @@ class StagedStream:
         part.rows += record.rows
         part.crc32c = int(crc32c(data, part.crc32c))
         self._unsynced += len(data)
+        self._unwritten += len(data)
+        if self._unwritten >= _WRITE_BYTES:
+            _begin_writing(self._files[0], self._unwritten)
+            self._unwritten = 0
         if self._unsynced >= _SYNC_BYTES:
             for file in self._files:
                 os.fdatasync(file.fileno())
@@ -191,7 +196,7 @@ class StagedStream:
             os.fsync(file.fileno())
         self.release()
         part.crc32c, part.sealed = int(crc32c(tail, part.crc32c)), True
-        self._unsynced = 0
+        self._unsynced = self._unwritten = 0
 
     def _tail(self, rows: int) -> bytes:
         padding = bytes(-rows % layout.INNER_ROWS * self.spec.row_bytes)
@@ -272,7 +277,18 @@ def _parse_line(line: bytes) -> Record | None:
     return Record.from_json(json.loads(text))
 
 
-def _write_all(file: IO[bytes], data: bytes) -> None:
+def _begin_writing(file: IO[bytes], size: int) -> None:
+    """Have the last `size` bytes written out and do not wait: a later sync finds little to do.
+
+    Linux begins to write what is dirty when told that it is not needed. What is being written
+    stays in memory.
+    """
+    if hasattr(os, "posix_fadvise"):
+        end = os.fstat(file.fileno()).st_size
+        os.posix_fadvise(file.fileno(), end - size, size, os.POSIX_FADV_DONTNEED)
+
+
+def _write_all(file: IO[bytes], data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]

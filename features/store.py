@@ -5,7 +5,6 @@ files at once; a sidecar's checksum and bounds, and a shard's index, when they a
 lost or short shard is an error here, where plain Zarr would read zeros.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
@@ -199,22 +198,12 @@ class Stream:
         return bounds
 
     def will_need(self, entries: Sequence[int] | NDArray[np.int64]) -> None:
-        """Ask the system to read entries ahead; on a cold cache seven times the speed of faults."""
-        if not hasattr(os, "posix_fadvise"):
-            return
-        shards, starts, lengths = (
-            self._shards_of(entries), self._entries.starts[entries], self.lengths[entries]
-        )  # fmt: skip
-        for shard in np.unique(shards):
-            path = layout.shard_path(self._root, self.key, int(shard), self.spec.item)
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                for entry in np.flatnonzero(shards == shard):
-                    offset = int(starts[entry]) * self.spec.row_bytes
-                    size = int(lengths[entry]) * self.spec.row_bytes
-                    os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
-            finally:
-                os.close(descriptor)
+        """Ask the system to read entries ahead; on a cold cache six times the speed of faults."""
+        chosen = np.asarray(entries, dtype=np.int64)
+        shards, starts = self._shards_of(chosen), self._entries.starts[chosen]
+        for shard in np.unique(shards).tolist():
+            there = shards == shard
+            self._data.will_need(shard, starts[there], self.lengths[chosen[there]])
 
     def frame_times_s(self, entry: int) -> NDArray[np.float64]:
         """Seconds on the clip's timeline of every row of an entry: (rows,) float64."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mmfuse.features import layout, shards
 from mmfuse.features.errors import ClipError, ConfigError, LockedError, MissingError, StoreError
-from mmfuse.features.spec import DTYPES, Entry, StreamSpec, Timing, frame_times_s
+from mmfuse.features.spec import DTYPES, Entry, StreamSpec, Timing, all_finite, frame_times_s
 from mmfuse.features.store import open_store
 from mmfuse.features.writer import StoreWriter
 
@@ -434,3 +434,33 @@ def test_a_failures_table_that_is_a_link_or_damaged_is_refused(store, tmp_path):
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StoreError, match="link or a device"):
         open_store(store).failures()
+
+
+def test_what_is_not_in_memory_is_read_ahead(tmp_path):
+    spec = StreamSpec("frames", "audio", (64,), "float32")
+    with StoreWriter(tmp_path / "s.zarr") as writer:
+        values = np.ones((40_000, 64), np.float32)
+        writer.stream(spec).append("a", bytes(32), Entry(values))
+    stream = open_store(tmp_path / "s.zarr")["frames"]
+    path = layout.shard_path(tmp_path / "s.zarr", stream.key, 0, spec.item)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        if shards._in_memory(descriptor, 2**22):
+            pytest.skip("this file system keeps everything in memory")
+        stream.will_need([0])
+        deadline = time.monotonic() + 10
+        while not shards._in_memory(descriptor, 0, values.nbytes - 1):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_nothing_infinite_is_taken_for_finite(bad, dtype):
+    values = np.array([[0, -0.0, 65504, -65504], [6e-8, 1, -1, 2]], dtype)
+    assert all_finite(values) and all_finite(values[:, ::2]) and all_finite(values[:0])
+    values[1, 2] = bad
+    assert not all_finite(values) and not all_finite(values[:, ::2])
