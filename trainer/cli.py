@@ -32,14 +32,17 @@ def run(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the run. Default: runs/NAME")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished run.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a run, finished or not.")
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Train and test the model that CONFIG describes.
 
-    Ctrl-C ends training early, tests the best weights so far, and exits with 130.
+    Ctrl-C ends training early, tests the best weights so far, and exits with 130. A run that was
+    killed goes on where it was: give the same command again.
 
     Example: mmtrain run configs/late.toml --set train.seed=1 --out runs/late-1
     """
@@ -51,7 +54,14 @@ def run(
         with Progress(quiet=quiet) as progress:
             from mmfuse.trainer.run import train
 
-            result = train(config, overrides or (), out, overwrite=overwrite, report=progress.epoch)
+            result = train(
+                config,
+                overrides or (),
+                out,
+                overwrite=overwrite,
+                report=progress.epoch,
+                warn=progress.warn,
+            )
         if not quiet or as_json:
             from mmfuse.trainer.summary import run_lines
 

@@ -281,6 +281,7 @@ class TrainConfig(Strict):
     seed: int = Field(default=0, ge=0)
     epochs: int = Field(default=30, ge=1)  # at most; early stopping may end sooner
     batch_size: int = Field(default=32, ge=1)  # clips
+    accumulate: int = Field(default=1, ge=1)  # batches in one optimizer step
     lr: float = Field(default=2e-3, gt=0)  # peak, after warm-up
     warmup_steps: int = Field(default=20, ge=0)  # optimizer steps
     weight_decay: float = Field(default=0.05, ge=0)  # AdamW's, on matrices only
@@ -289,10 +290,12 @@ class TrainConfig(Strict):
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     class_weights: bool = False  # weigh classes by inverse frequency
     unimodal_weight: float = Field(default=0.5, ge=0)  # of the modalities' own heads; 0: none
+    imbalance: float = Field(default=5.0, gt=1)  # times between encoders' gradients: a warning
     modality_dropout: float = Field(default=0.25, ge=0, lt=1)  # per clip; never all
     ema: float = Field(default=0.95, ge=0, lt=1)  # decay of the weights' average; 0: no average
     crop_s: float = Field(default=8.0, ge=0)  # random crop in training; 0 takes whole clips
     views: bool = False  # draw one of the stored views of each train clip, anew in each epoch
+    checkpoint_s: float = Field(default=30.0, ge=0)  # seconds between checkpoints; 0: each step
     threads: int = Field(default=2, ge=1)  # of the CPU; part of what makes numbers reproducible
 
 

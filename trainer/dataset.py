@@ -44,6 +44,21 @@ class Batch:
     label_B: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which rows of which clips a batch will hold: nothing is copied yet, but presence is known."""
+
+    clips: NDArray[np.int64]
+    parts: dict[str, list[Part]]
+    present_BM: Tensor
+    label_B: Tensor
+
+    def __getitem__(self, part: slice) -> "Plan":
+        """Some of the clips."""
+        parts = {name: several[part] for name, several in self.parts.items()}
+        return Plan(self.clips[part], parts, self.present_BM[part], self.label_B[part])
+
+
 class Dataset:
     """Clips of a corpus, with the streams of the store for each modality in use.
 
@@ -159,7 +174,17 @@ class Dataset:
         rng: np.random.Generator | None = None,
         views: NDArray[np.int64] | None = None,
     ) -> Batch:
-        """Gather clips. With `crop_s`, the same random span of time is cut from all streams.
+        """`plan`, and `gather` at once."""
+        return self.gather(self.plan(clips, crop_s, rng, views))
+
+    def plan(
+        self,
+        clips: NDArray[np.int64],
+        crop_s: float = 0.0,
+        rng: np.random.Generator | None = None,
+        views: NDArray[np.int64] | None = None,
+    ) -> Plan:
+        """Choose rows. With `crop_s`, the same random span of time is cut from all streams.
 
         With `views`, one number a clip, that view of it in all its modalities; the clip as it is
         where the store does not hold that view whole.
@@ -167,24 +192,24 @@ class Dataset:
         shown = np.zeros_like(clips) if views is None else views
         pairs = list(zip(clips.tolist(), shown.tolist(), strict=True))
         spans = [self._span(*pair, crop_s, rng) for pair in pairs] if crop_s and rng else None
-        x, mask, times_s, present = {}, {}, {}, []
+        parts = {}
         for name, layers in self.layers.items():
             for stream, chosen in zip(layers, self._entries[name][shown, :, clips].T, strict=True):
                 stream.will_need(chosen[chosen >= 0])
-            parts = [
+            parts[name] = [
                 self._rows_of(name, *pair, spans[b] if spans else None)
                 for b, pair in enumerate(pairs)
             ]
+        present = [[len(times) > 0 for _, times in several] for several in parts.values()]
+        label_B = torch.from_numpy(self.label[clips])
+        return Plan(clips, parts, torch.tensor(present).T.contiguous(), label_B)
+
+    def gather(self, plan: Plan) -> Batch:
+        """Copy the rows of a plan side by side; good until the next call."""
+        x, mask, times_s = {}, {}, {}
+        for name, parts in plan.parts.items():
             x[name], times_s[name], mask[name] = self._padded(name, parts)
-            present.append(mask[name].any(dim=1))
-        return Batch(
-            clips,
-            x,
-            mask,
-            times_s,
-            torch.stack(present, dim=1),
-            torch.from_numpy(self.label[clips]),
-        )
+        return Batch(plan.clips, x, mask, times_s, plan.present_BM, plan.label_B)
 
     def batches(self, clips: NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
         """Whole clips, the shorter ones first."""

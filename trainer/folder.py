@@ -4,6 +4,7 @@ resolved.toml        the whole configuration; running it again gives the same nu
 metrics.jsonl        one line an epoch, written as it goes
 model.safetensors    the best weights; what is needed to build the model stands in its header
 predictions.parquet  id, split, label, predicted, and the probability of each class
+checkpoint/          while the run is in the making: where it goes on after it was killed
 result.json          scores; written last, by rename: a folder without it is no finished run
 """
 
@@ -14,6 +15,7 @@ from typing import IO, Any
 
 from mmfuse.features.errors import ConfigError, LockedError
 from mmfuse.features.layout import sync, write_durably
+from mmfuse.trainer import checkpoint
 
 RESULT, METRICS, RESOLVED = "result.json", "metrics.jsonl", "resolved.toml"
 PREDICTIONS, MODEL = "predictions.parquet", "model.safetensors"
@@ -34,7 +36,8 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         raise ConfigError(
             f"{path} holds a finished run; name another folder with --out DIR, or add --overwrite"
         )
-    strangers = {entry.name for entry in path.iterdir()} - {*FILES, f"{RESULT}.tmp"}
+    ours = {*FILES, f"{RESULT}.tmp", checkpoint.FOLDER}
+    strangers = {entry.name for entry in path.iterdir()} - ours
     if strangers:
         raise ConfigError(
             f"{path} holds other things than a run ({min(strangers)}); name another folder with "
@@ -44,6 +47,8 @@ def check_free(path: Path, *, overwrite: bool) -> None:
 
 class RunFolder:
     """The one process that writes a run; what an earlier one left is removed, its result first.
+
+    Checkpoints of an unfinished run stay, unless `overwrite` is given, until the run is finished.
 
     Raises:
         ConfigError: as `check_free`.
@@ -65,6 +70,8 @@ class RunFolder:
         for name in (RESULT, f"{RESULT}.tmp", *FILES[1:-1]):
             (path / name).unlink(missing_ok=True)
         self._metrics.truncate(0)
+        if overwrite:
+            checkpoint.clear(path)
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -83,6 +90,7 @@ class RunFolder:
             sync(self.path / name)
         text = json.dumps(result, indent=2, allow_nan=False) + "\n"
         write_durably(self.path / RESULT, text.encode())
+        checkpoint.clear(self.path)
 
 
 def read_result(path: Path) -> dict[str, Any]:

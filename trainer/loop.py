@@ -4,37 +4,25 @@ Shapes: B batch, N clip, M modality, C class.
 """
 
 import copy
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from mmfuse.features.errors import ConfigError
 from mmfuse.trainer import metrics
+from mmfuse.trainer.checkpoint import Checkpoints
 from mmfuse.trainer.config import TrainConfig
-from mmfuse.trainer.dataset import Batch, Dataset
-from mmfuse.trainer.model import FusionModel, Output, drop_modalities, parameter_groups
+from mmfuse.trainer.dataset import Dataset
+from mmfuse.trainer.losses import WHOLE, class_weights, shares_of, terms_of, weighed
+from mmfuse.trainer.model import FusionModel, drop_modalities
+from mmfuse.trainer.optim import average, cosine, set_rates
+from mmfuse.trainer.state import Fit, Record, State
 
-Record = dict[str, float]
 _EVAL_CLIPS = 64
 _FILL = "fill_uninitialized_memory"
-
-
-@dataclass(slots=True)
-class Fit:
-    """What training left: the best weights are in the model."""
-
-    best_epoch: int = 0
-    best: Record = field(default_factory=lambda: {"macro_f1": -1.0, "loss": math.inf})
-    steps: int = 0
-    records: list[Record] = field(default_factory=list)
-    interrupted: bool = False
 
 
 @contextmanager
@@ -62,67 +50,81 @@ def fit(
     data: Dataset,
     config: TrainConfig,
     report: Callable[[Record], None] = lambda record: None,
+    checkpoints: Checkpoints | None = None,
 ) -> Fit:
     """Fit on the train split, stop by macro-F1 on the validation split, keep the best weights.
 
     Call inside `reproducible`. Ctrl-C ends training early, with the best weights so far.
-    `report` gets one record an epoch.
+    `report` gets one record an epoch. The unit of an optimizer step is a window of `accumulate`
+    batches: order, crops, presence and losses are those of one large batch. With `checkpoints`,
+    training goes on from the newest one as if nothing had happened.
     """
     clips, validation = data.clips_of("train"), data.clips_of("validation")
-    groups = parameter_groups(model, config.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, foreach=True)
-    steps_an_epoch = -(-len(clips) // config.batch_size)
-    factor = cosine(config.warmup_steps, config.epochs * steps_an_epoch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    window_size = config.batch_size * config.accumulate
+    steps = config.epochs * -(-len(clips) // window_size)
     weights_C = class_weights(data, clips) if config.class_weights else None
-    averaged = copy.deepcopy(model) if config.ema else model
-    result, best_state = Fit(), copy.deepcopy(model.state_dict())
+    weights = {WHOLE: 1.0} | dict.fromkeys(model.unimodal, config.unimodal_weight)
+    state = State(model, config)
+    optimizer, averaged = state.optimizer, state.averaged
+    if checkpoints and (found := checkpoints.load()):
+        state.unpack(*found)
+        for record in state.fit.records:
+            report(record)
+    result = state.fit
     try:
-        for epoch in range(1, config.epochs + 1):
+        while state.epoch <= config.epochs and state.epoch <= result.best_epoch + config.patience:
             model.train()
-            losses = []
-            rng = np.random.default_rng([config.seed, epoch, 1])
-            for rows in data.order(clips, config.batch_size, config.seed, epoch):
+            order = data.order(clips, window_size, config.seed, state.epoch)
+            for rows in order[state.done :]:
                 model.thaw(result.steps)
-                views = data.draw_views(rows, config.seed, epoch)
-                batch = data.batch(rows, config.crop_s, rng, views)
-                present_BM = drop_modalities(batch.present_BM, config.modality_dropout)
-                output = model(batch, present_BM)
-                loss = loss_of(output, batch, present_BM, config, weights_C)
+                set_rates(optimizer, result.steps, config, steps)
+                views = data.draw_views(rows, config.seed, state.epoch)
+                window = data.plan(rows, config.crop_s, state.crops, views)
+                shown_WM = drop_modalities(window.present_BM, config.modality_dropout)
+                loss = torch.zeros(())
                 optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(loss)
+                for part in slices(len(rows), config.batch_size):
+                    batch, shown_BM = data.gather(window[part]), shown_WM[part]
+                    shares = shares_of(window.label_B, shown_WM, part, weights_C)
+                    output = model(batch, shown_BM)
+                    terms = terms_of(output, batch, shown_BM, config, weights_C, shares)
+                    total = weighed(terms, weights)
+                    torch.autograd.backward(total)
+                    loss += total.detach()
+                state.norms.note()
                 if config.grad_clip:
                     nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
                 optimizer.step()
-                schedule.step()
                 result.steps += 1
                 if averaged is not model:
                     average(averaged, model, config.ema, result.steps)
-                losses.append(loss.detach())
-            if not torch.isfinite(torch.stack(losses)).all():
-                raise ConfigError(
-                    f"the loss is not finite in epoch {epoch}; lower train.lr = {config.lr:g}"
-                )
-            found = validated(data, validation, predict(averaged, data, validation))
+                state.windowed(loss)
+                if checkpoints and checkpoints.due():
+                    checkpoints.save(result.steps, *state.pack())
             record = {
-                "epoch": epoch,
+                "epoch": state.epoch,
                 "step": result.steps,
-                "lr": config.lr * factor(result.steps),
-                "train_loss": float(torch.stack(losses).mean()),
-                **{f"val_{name}": value for name, value in found.items()},
+                "lr": config.lr * cosine(result.steps, config.warmup_steps, steps),
+                "train_loss": state.mean_loss(),
+                **validated(data, validation, predict_all(averaged, data, validation)),
+                **state.norms.record(),
             }
             result.records.append(record)
             if better(record, result.best):
                 result.best = {k.removeprefix("val_"): v for k, v in record.items() if "val_" in k}
-                result.best_epoch = epoch
-                best_state = copy.deepcopy(averaged.state_dict())
+                result.best_epoch = state.epoch
+                state.best = copy.deepcopy(averaged.state_dict())
+            state.begin(state.epoch + 1)
             report(record)
-            if epoch - result.best_epoch >= config.patience:
-                break
     except KeyboardInterrupt:
         result.interrupted = True
-    model.load_state_dict(best_state)
+    model.load_state_dict(state.best)
     return result
+
+
+def slices(count: int, size: int) -> list[slice]:
+    """Stretches of at most `size` that cover `count` places."""
+    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def predict(
@@ -141,75 +143,48 @@ def predict(
         keep: modalities to look at, one flag each; all, where it is left out.
         batch_size: clips at once.
     """
+    return predict_all(model, data, clips, keep, batch_size)[WHOLE]
+
+
+def predict_all(
+    model: FusionModel,
+    data: Dataset,
+    clips: NDArray[np.int64],
+    keep: tuple[bool, ...] | None = None,
+    batch_size: int = _EVAL_CLIPS,
+) -> dict[str, NDArray[np.float64]]:
+    """As `predict`, of the whole model and of each modality's own head, by name.
+
+    A head's rows mean nothing where the clip lacks the modality.
+    """
     model.eval()
-    probabilities_NC = np.zeros((len(data), len(data.classes)))
+    names = (WHOLE, *model.unimodal)
+    found = {name: np.zeros((len(data), len(data.classes))) for name in names}
     with torch.inference_mode():
         for batch in data.batches(clips, batch_size):
             present_BM = batch.present_BM & torch.tensor(keep) if keep else batch.present_BM
-            logits_BC = model(batch, present_BM).logits_BC
-            probabilities_NC[batch.clips] = logits_BC.double().softmax(dim=1).numpy()
-    return probabilities_NC[clips]
-
-
-def loss_of(
-    output: Output,
-    batch: Batch,
-    present_BM: Tensor,
-    config: TrainConfig,
-    weights_C: Tensor | None = None,
-) -> Tensor:
-    """Cross-entropy of the whole model, plus that of each modality's own head where it is there."""
-    each = F.cross_entropy(
-        output.logits_BC, batch.label_B, weights_C, label_smoothing=config.label_smoothing
-    )
-    for m, logits_BC in enumerate(output.unimodal.values()):
-        losses_B = F.cross_entropy(
-            logits_BC,
-            batch.label_B,
-            weights_C,
-            reduction="none",
-            label_smoothing=config.label_smoothing,
-        )
-        here_B = present_BM[:, m]
-        alone = torch.where(here_B, losses_B, torch.zeros(())).sum() / here_B.sum().clamp(min=1)
-        each = each + config.unimodal_weight * alone
-    return each
-
-
-def cosine(warmup: int, steps: int) -> Callable[[int], float]:
-    """Factor of the learning rate by optimizer step: a straight rise, then a half cosine to 0."""
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
-
-    return factor
-
-
-def class_weights(data: Dataset, clips: NDArray[np.int64]) -> Tensor:
-    """Inverse frequency of each class over clips, with mean 1 over clips: (C,)."""
-    counts = np.bincount(data.label[clips], minlength=len(data.classes))
-    weights = len(clips) / (len(data.classes) * np.maximum(counts, 1))
-    return torch.from_numpy(weights).float()
-
-
-def average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the averaged weights towards the model's; quickly in the first steps."""
-    decay = min(decay, step / (step + 9))
-    with torch.no_grad():
-        for mean, now in zip(averaged.parameters(), model.parameters(), strict=True):
-            mean.lerp_(now, 1 - decay)
+            output = model(batch, present_BM)
+            for name, logits_BC in ({WHOLE: output.logits_BC} | output.unimodal).items():
+                found[name][batch.clips] = logits_BC.double().softmax(dim=1).numpy()
+    return {name: probabilities_NC[clips] for name, probabilities_NC in found.items()}
 
 
 def validated(
-    data: Dataset, clips: NDArray[np.int64], probabilities_NC: NDArray[np.float64]
+    data: Dataset, clips: NDArray[np.int64], found: Mapping[str, NDArray[np.float64]]
 ) -> Record:
-    """Loss, accuracy and macro-F1 of probabilities."""
-    truth_N = data.label[clips]
+    """Loss, accuracy and macro-F1; of each modality's own head, macro-F1 on clips that have it."""
+    truth_N, probabilities_NC = data.label[clips], found[WHOLE]
     chosen_N = probabilities_NC[np.arange(len(clips)), truth_N]
-    found = metrics.scores(truth_N, probabilities_NC.argmax(axis=1), len(data.classes))
-    return {"loss": float(-np.log(np.maximum(chosen_N, 1e-12)).mean()), **found}
+    scores = metrics.scores(truth_N, probabilities_NC.argmax(axis=1), len(data.classes))
+    record = {"val_loss": float(-np.log(np.maximum(chosen_N, 1e-12)).mean())}
+    record |= {f"val_{name}": value for name, value in scores.items()}
+    for m, name in enumerate(data.streams):
+        here_N = data.present_NM[clips, m]
+        if name in found and here_N.any():
+            said_N = found[name][here_N].argmax(axis=1)
+            own = metrics.scores(truth_N[here_N], said_N, len(data.classes))
+            record[f"head.{name}"] = own["macro_f1"]
+    return record
 
 
 def better(record: Record, best: Record) -> bool:

@@ -1,11 +1,10 @@
-"""Encoders, a fusion and heads put together, and the parameter groups of the optimizer.
+"""Encoders, a fusion and heads put together.
 
 Shapes: B batch, T step, D width, M modality, C class.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,62 +104,3 @@ def drop_modalities(present_BM: Tensor, p: float) -> Tensor:
     luckiest_BM = luck_BM.masked_fill(~present_BM, -1.0)
     rescue_BM = present_BM & (luckiest_BM == luckiest_BM.amax(dim=1, keepdim=True))
     return torch.where(kept_BM.any(dim=1, keepdim=True), kept_BM, rescue_BM)
-
-
-def parameter_groups(model: FusionModel, weight_decay: float) -> list[dict[str, Any]]:
-    """One group for each part of the model, with and without decay; norms and biases have none.
-
-    Every parameter that trains, now or after a thaw, is in exactly one group: an optimizer that
-    misses some trains a model that looks whole. A group has an `lr` where the configuration gives
-    its encoder one; in a fine-tuned encoder that is the pretrained part's.
-    """
-    groups: dict[tuple[str, bool], dict[str, Any]] = {}
-    for part, parameter in _parts(model):
-        decays = parameter.ndim > 1
-        group = groups.setdefault(
-            (part, decays),
-            {
-                "name": f"{part}/{'decay' if decays else 'no_decay'}",
-                "params": [],
-                "weight_decay": weight_decay if decays else 0.0,
-                **_own_lr(model, part),
-            },
-        )
-        group["params"].append(parameter)
-    grouped = sorted(id(p) for group in groups.values() for p in group["params"])
-    trained = sorted({id(p) for p in model.parameters() if p.requires_grad} | _later(model))
-    assert grouped == trained, "a parameter is in no group, or in two"
-    return list(groups.values())
-
-
-def _parts(model: FusionModel) -> Iterator[tuple[str, nn.Parameter]]:
-    """(part, parameter) with the parts `audio`, `midi`, `text`, `fusion`, `head`.
-
-    What is pretrained is a part of its own, `audio.pretrained`.
-    """
-    later = _later(model)
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad and id(parameter) not in later:
-            continue
-        first, second, *rest = name.split(".")
-        inner = f"{second}.pretrained" if rest[:1] == ["pretrained"] else second
-        parts = {"encoders": inner, "fusion": "fusion", "head": "head", "unimodal": "head"}
-        yield parts[first], parameter
-
-
-def _later(model: FusionModel) -> set[int]:
-    """Parameters that are frozen now and will not be, by id."""
-    return {
-        id(parameter)
-        for encoder in model.encoders.values()
-        if isinstance(encoder, FineTunedEncoder)
-        for parameter in encoder.later
-    }
-
-
-def _own_lr(model: FusionModel, part: str) -> dict[str, float]:
-    name, _, pretrained = part.partition(".")
-    lr = model.lr.get(name, 0.0)
-    if not lr or (isinstance(model.encoders[name], FineTunedEncoder) and not pretrained):
-        return {}
-    return {"lr": lr}

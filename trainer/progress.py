@@ -1,13 +1,16 @@
 """A line on stderr while a run trains: epochs, loss, validation macro-F1, the best so far."""
 
+import sys
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+from mmfuse.features.console import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from mmfuse.trainer.config import RunConfig
-    from mmfuse.trainer.loop import Record
+    from mmfuse.trainer.state import Record
 
 
 class Progress:
@@ -58,3 +61,8 @@ class Progress:
             description=f"loss {record['train_loss']:.3f}, validation macro-F1 "
             f"{record['val_macro_f1']:.3f}, best {self._best:.3f}",
         )
+
+    def warn(self, text: str) -> None:
+        """A line that a person should see, above the bar."""
+        if not self._quiet:
+            print(printable(f"mmtrain: {text}"), file=sys.stderr)

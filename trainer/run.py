@@ -18,14 +18,17 @@ from numpy.typing import NDArray
 
 from mmfuse.trainer import folder
 from mmfuse.trainer.audio_encoders import MelCNNEncoder
+from mmfuse.trainer.checkpoint import Checkpoints, identity_of, refuse_another
 from mmfuse.trainer.config import RunConfig, load_run_config
 from mmfuse.trainer.dataset import Dataset
 from mmfuse.trainer.evaluate import SCORED, evaluate
 from mmfuse.trainer.folder import RunFolder, check_free
+from mmfuse.trainer.gradients import imbalance, summary
 from mmfuse.trainer.load import load_dataset
-from mmfuse.trainer.loop import Record, fit, reproducible
+from mmfuse.trainer.loop import fit, reproducible
 from mmfuse.trainer.model import FusionModel
 from mmfuse.trainer.saved import save_model
+from mmfuse.trainer.state import Record
 
 _PACKAGES = ("mmfuse", "numpy", "torch")
 
@@ -37,8 +40,9 @@ def train(
     *,
     overwrite: bool = False,
     report: Callable[[RunConfig, Record], None] = lambda config, record: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Train and test what a configuration describes.
+    """Train and test what a configuration describes; go on where a killed run of it stood.
 
     Args:
         config_path: run configuration (TOML).
@@ -46,12 +50,14 @@ def train(
         out: folder of the run; runs/<name> where it is left out.
         overwrite: replace a finished run.
         report: called with the configuration and one record after each epoch.
+        warn: called with what is not as it should be, one line each.
 
     Returns:
         What result.json holds.
 
     Raises:
-        ConfigError: the configuration, the corpus or the folder can't be used, or the loss ran off.
+        ConfigError: the configuration, the corpus or the folder can't be used, the folder holds an
+            unfinished run of something else, or the loss ran off.
         MissingError: the store lacks a stream; the message ends with the command that makes it.
         LockedError: another process trains into the same folder.
     """
@@ -60,18 +66,22 @@ def train(
     path = out or Path("runs") / config.name
     check_free(path, overwrite=overwrite)
     data, store = load_dataset(config, config_path, overrides)
+    identity = identity_of(config, data, store)
+    if not overwrite:
+        refuse_another(path, identity)
     with (
         reproducible(config.train.seed, config.train.threads),
         RunFolder(path, overwrite=overwrite) as run,
     ):
         (path / folder.RESOLVED).write_text(to_toml(config), encoding="utf-8")
         model = build_model(config, data)
+        checkpoints = Checkpoints(path, identity, config.train.checkpoint_s, warn)
 
         def note(record: Record) -> None:
             run.record(record)
             report(config, record)
 
-        fitted = fit(model, data, config.train, note)
+        fitted = fit(model, data, config.train, note, checkpoints)
         save_model(path / folder.MODEL, model, config, data, store)
         scores, probabilities_NC = evaluate(model, data, config)
         write_predictions(path / folder.PREDICTIONS, data, probabilities_NC)
@@ -85,6 +95,9 @@ def train(
             "epochs": len(fitted.records),
             "steps": fitted.steps,
             "interrupted": fitted.interrupted,
+            "resumed_at": fitted.resumed_at,
+            "gradients": summary(last := fitted.records[-1] if fitted.records else {}),
+            "imbalance": imbalance(last, config.train.imbalance),
             "seconds": round(time.monotonic() - began, 3),
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "train_clips": len(data.clips_of("train")),

@@ -16,6 +16,9 @@ def run_lines(result: Mapping[str, Any]) -> list[str]:
         *_score_lines(result, {"validation": "val", "test": "test"}),
         *_modality_lines(result, "test"),
     ]
+    if result["resumed_at"]:
+        lines.append(f"Went on from step {result['resumed_at']} of {result['steps']}.")
+    lines += _gradient_lines(result)
     if result["interrupted"]:
         lines += ["", "interrupted: these are the best weights until then"]
     if result["store_root"] is None:
@@ -82,6 +85,30 @@ def _modality_lines(result: Mapping[str, Any], split: str) -> list[str]:
             row.append("" if weight is None else f"{weight:.2f}")
         rows.append([*row, *(f"{value:.3f}" for value in curve["macro_f1"])])
     return [*lines, "", *table(rows)]
+
+
+def _gradient_lines(result: Mapping[str, Any]) -> list[str]:
+    """In the last epoch: how each encoder moved, and what its own head knows; a warning."""
+    if len(result["gradients"]) < 2:
+        return []
+    rows = [["last epoch", "gradient", "update / weights", "own head, macro-F1"]]
+    rows += [
+        [
+            name,
+            f"{of['grad_norm']:.3g}",
+            f"{of['update_ratio']:.1e}",
+            f"{of['head']:.3f}" if "head" in of else "",
+        ]
+        for name, of in result["gradients"].items()
+    ]
+    lines, uneven = ["", *table(rows)], result["imbalance"]
+    if uneven:
+        lines.append(
+            f"warning: out of balance: per parameter, gradients of {uneven['strong']} are "
+            f"{uneven['ratio']:.1f} times those of {uneven['weak']}, and own heads are "
+            f"{uneven['gap']:.2f} apart"
+        )
+    return lines
 
 
 def compare_lines(comparison: Mapping[str, Any]) -> list[str]:

@@ -136,13 +136,13 @@ def test_views_are_drawn_by_seed_epoch_and_clip(viewed):
 
 def test_training_on_views_sees_them_and_validation_does_not(viewed, monkeypatch):
     seen = []
-    whole = Dataset.batch
+    whole = Dataset.plan
 
     def watched(self, clips, crop_s=0.0, rng=None, views=None):
         seen.append((set(self.split[clips]), None if views is None else set(views)))
         return whole(self, clips, crop_s, rng, views)
 
-    monkeypatch.setattr(Dataset, "batch", watched)
+    monkeypatch.setattr(Dataset, "plan", watched)
     data, config = viewed.data(), viewed.run_config()
     with reproducible(0, 1):
         fit(build_model(config, data), data, config.train)

@@ -20,8 +20,9 @@ from mmfuse.features.writer import StoreWriter
 from mmfuse.trainer.config import PianoRollConfig, Wav2Vec2Config, load_run_config
 from mmfuse.trainer.encoders import build_encoder
 from mmfuse.trainer.load import load_dataset
-from mmfuse.trainer.loop import fit, loss_of, predict, reproducible
-from mmfuse.trainer.model import parameter_groups
+from mmfuse.trainer.loop import fit, predict, reproducible
+from mmfuse.trainer.losses import loss_of
+from mmfuse.trainer.optim import parameter_groups
 from mmfuse.trainer.run import build_model, train
 from mmfuse.trainer.saved import load_model
 from mmfuse.trainer.spec_augment import SpecAugment

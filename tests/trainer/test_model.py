@@ -7,9 +7,11 @@ import torch
 from mmfuse.features.midi_like import NOTE_OFF, NOTE_ON, MidiLike
 from mmfuse.features.midi_tokens import midi_tokens_spec
 from mmfuse.trainer.dataset import Batch
-from mmfuse.trainer.loop import loss_of, reproducible
+from mmfuse.trainer.loop import reproducible
+from mmfuse.trainer.losses import loss_of
 from mmfuse.trainer.midi_embedding import TokenEmbedding
-from mmfuse.trainer.model import drop_modalities, parameter_groups
+from mmfuse.trainer.model import drop_modalities
+from mmfuse.trainer.optim import parameter_groups
 from mmfuse.trainer.run import build_model
 
 ALL = ("text", "audio", "midi")

@@ -1,0 +1,105 @@
+"""The optimizer: which parameter is in which group, each group's rate, and the average of weights.
+
+A rate is a pure function of the optimizer step, so nothing of it has to be remembered.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmfuse.trainer.config import TrainConfig
+from mmfuse.trainer.fine_tuned import FineTunedEncoder
+from mmfuse.trainer.model import FusionModel
+
+Groups = list[dict[str, Any]]
+
+
+def build_optimizer(model: FusionModel, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW with one group for each part of the model, with and without decay."""
+    groups = parameter_groups(model, config.weight_decay)
+    for group in groups:
+        group["peak"] = group.get("lr", config.lr)
+    return torch.optim.AdamW(groups, lr=config.lr, foreach=True)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, step: int, config: TrainConfig, steps: int) -> None:
+    """Give each group its rate at an optimizer step, counted from 0, of so many in all."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * cosine(step, config.warmup_steps, steps)
+
+
+def cosine(step: int, warmup: int, steps: int) -> float:
+    """Factor of the learning rate: a straight rise, then a half cosine to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+def average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move the averaged weights towards the model's; quickly in the first steps."""
+    decay = min(decay, step / (step + 9))
+    with torch.no_grad():
+        for mean, now in zip(averaged.parameters(), model.parameters(), strict=True):
+            mean.lerp_(now, 1 - decay)
+
+
+def parameter_groups(model: FusionModel, weight_decay: float) -> Groups:
+    """One group for each part of the model, with and without decay; norms and biases have none.
+
+    Every parameter that trains, now or after a thaw, is in exactly one group: an optimizer that
+    misses some trains a model that looks whole. A group has an `lr` where the configuration gives
+    its encoder one; in a fine-tuned encoder that is the pretrained part's.
+    """
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    for part, parameter in _parts(model):
+        decays = parameter.ndim > 1
+        group = groups.setdefault(
+            (part, decays),
+            {
+                "name": f"{part}/{'decay' if decays else 'no_decay'}",
+                "params": [],
+                "weight_decay": weight_decay if decays else 0.0,
+                **_own_lr(model, part),
+            },
+        )
+        group["params"].append(parameter)
+    grouped = sorted(id(p) for group in groups.values() for p in group["params"])
+    trained = sorted({id(p) for p in model.parameters() if p.requires_grad} | _later(model))
+    assert grouped == trained, "a parameter is in no group, or in two"
+    return list(groups.values())
+
+
+def _parts(model: FusionModel) -> Iterator[tuple[str, nn.Parameter]]:
+    """(part, parameter) with the parts `audio`, `midi`, `text`, `fusion`, `head`.
+
+    What is pretrained is a part of its own, `audio.pretrained`.
+    """
+    later = _later(model)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and id(parameter) not in later:
+            continue
+        first, second, *rest = name.split(".")
+        inner = f"{second}.pretrained" if rest[:1] == ["pretrained"] else second
+        parts = {"encoders": inner, "fusion": "fusion", "head": "head", "unimodal": "head"}
+        yield parts[first], parameter
+
+
+def _later(model: FusionModel) -> set[int]:
+    """Parameters that are frozen now and will not be, by id."""
+    return {
+        id(parameter)
+        for encoder in model.encoders.values()
+        if isinstance(encoder, FineTunedEncoder)
+        for parameter in encoder.later
+    }
+
+
+def _own_lr(model: FusionModel, part: str) -> dict[str, float]:
+    name, _, pretrained = part.partition(".")
+    lr = model.lr.get(name, 0.0)
+    if not lr or (isinstance(model.encoders[name], FineTunedEncoder) and not pretrained):
+        return {}
+    return {"lr": lr}

@@ -1,0 +1,124 @@
+"""All that training changes, in one record, and its way into a checkpoint and back.
+
+What is a pure function of step, epoch and seed (rates, order, views) is not in it.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmfuse.features.errors import ConfigError
+from mmfuse.trainer.config import TrainConfig
+from mmfuse.trainer.gradients import GradientNorms
+from mmfuse.trainer.model import FusionModel
+from mmfuse.trainer.optim import build_optimizer
+
+Record = dict[str, float]
+
+
+@dataclass(slots=True)
+class Fit:
+    """What training left: the best weights are in the model."""
+
+    best_epoch: int = 0
+    best: Record = field(default_factory=lambda: {"macro_f1": -1.0, "loss": math.inf})
+    steps: int = 0
+    records: list[Record] = field(default_factory=list)
+    interrupted: bool = False
+    resumed_at: int = 0  # step that a checkpoint had
+
+
+class State:
+    """Training between two optimizer steps.
+
+    `done` windows of the epoch are behind, `losses` theirs; `crops` draws the crops of the epoch.
+    """
+
+    def __init__(self, model: FusionModel, config: TrainConfig) -> None:
+        self.model, self.config = model, config
+        self.averaged = copy.deepcopy(model) if config.ema else model
+        self.optimizer = build_optimizer(model, config)
+        self.norms = GradientNorms(model, self.optimizer)
+        self.fit, self.best = Fit(), copy.deepcopy(model.state_dict())
+        self.losses: list[Tensor] = []
+        self.begin(1)
+
+    def begin(self, epoch: int) -> None:
+        """Forget the epoch before."""
+        self.epoch, self.done, self.losses = epoch, 0, []
+        self.crops = np.random.default_rng([self.config.seed, epoch, 1])
+
+    def windowed(self, loss: Tensor) -> None:
+        """One window more is behind."""
+        self.done += 1
+        self.losses.append(loss)
+
+    def mean_loss(self) -> float:
+        """Mean over the windows of the epoch.
+
+        Raises:
+            ConfigError: it is not finite.
+        """
+        losses = torch.stack(self.losses)
+        if not torch.isfinite(losses).all():
+            raise ConfigError(
+                f"the loss is not finite in epoch {self.epoch}; lower train.lr = {self.config.lr:g}"
+            )
+        return float(losses.mean())
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors, and what JSON can hold."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        if self.averaged is not self.model:
+            tensors |= {f"averaged.{k}": v for k, v in self.averaged.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v for k, v in moments.items()}
+        tensors["random"] = torch.get_rng_state()
+        tensors["norms.totals"] = self.norms.totals_2M
+        tensors["norms.smooth"] = self.norms.smooth_M
+        if self.losses:
+            tensors["losses"] = torch.stack(self.losses)
+        fitted = asdict(self.fit)
+        if not self.fit.best_epoch:
+            del fitted["best"]  # JSON has no infinity
+        return tensors, {
+            "fit": json.dumps(fitted),  # as text, in which keys keep their order
+            "epoch": self.epoch,
+            "done": self.done,
+            "crops": self.crops.bit_generator.state,
+            "norms": [self.norms.steps, self.norms.steps_in_epoch],
+        }
+
+    def unpack(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+        """Become what was packed."""
+        self.model.load_state_dict(_below(tensors, "model."))
+        self.best = _below(tensors, "best.")
+        if self.averaged is not self.model:
+            self.averaged.load_state_dict(_below(tensors, "averaged."))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _below(tensors, "optimizer.").items():
+            index, _, key = name.partition(".")
+            moments.setdefault(int(index), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        torch.set_rng_state(tensors["random"])
+        self.norms.totals_2M.copy_(tensors["norms.totals"])
+        self.norms.smooth_M.copy_(tensors["norms.smooth"])
+        self.norms.steps, self.norms.steps_in_epoch = document["norms"]
+        self.losses = list(tensors["losses"]) if "losses" in tensors else []
+        self.fit = Fit(**json.loads(document["fit"]))
+        self.fit.resumed_at = self.fit.steps
+        self.epoch, self.done = document["epoch"], document["done"]
+        self.crops.bit_generator.state = document["crops"]
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
