@@ -275,6 +275,33 @@ class ModelConfig(Strict):
         return {name: section for name, section in sections.items() if section is not None}
 
 
+class OgmGeConfig(Strict):
+    """Smaller gradients for the encoder that is ahead, and noise."""
+
+    type: Literal["ogm_ge"] = "ogm_ge"
+    alpha: float = Field(default=0.3, ge=0)  # how much smaller
+    noise: bool = True  # generalization enhancement; without it, OGM
+    first_epoch: int = Field(default=1, ge=1)
+    last_epoch: int = Field(default=0, ge=0)  # 0: to the end
+
+
+class MMParetoConfig(Strict):
+    """Gradients of the joint and of the own loss, joined so that neither is hurt."""
+
+    type: Literal["mmpareto"] = "mmpareto"
+    gamma: float = Field(default=1.5, gt=0)  # how much longer they become
+
+
+class GradientBlendingConfig(Strict):
+    """Losses weighed by how well each generalizes."""
+
+    type: Literal["gradient_blending"] = "gradient_blending"
+    every: int = Field(default=3, ge=1)  # epochs from one estimate to the next
+
+
+BalanceConfig = OgmGeConfig | MMParetoConfig | GradientBlendingConfig
+
+
 class TrainConfig(Strict):
     """How the model is fitted."""
 
@@ -290,6 +317,10 @@ class TrainConfig(Strict):
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     class_weights: bool = False  # weigh classes by inverse frequency
     unimodal_weight: float = Field(default=0.5, ge=0)  # of the modalities' own heads; 0: none
+    balance: (
+        Literal["none", "ogm_ge", "mmpareto", "gradient_blending"]
+        | Annotated[BalanceConfig, Field(discriminator="type")]
+    ) = "none"  # a name, or a section [train.balance] with type and parameters
     imbalance: float = Field(default=5.0, gt=1)  # times between encoders' gradients: a warning
     modality_dropout: float = Field(default=0.25, ge=0, lt=1)  # per clip; never all
     ema: float = Field(default=0.95, ge=0, lt=1)  # decay of the weights' average; 0: no average
@@ -319,6 +350,15 @@ class RunConfig(Strict):
     model: ModelConfig
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _balance(self) -> "RunConfig":
+        kind = getattr(self.train.balance, "type", self.train.balance)
+        if kind != "none" and len(self.model.encoders()) < 2:
+            raise ValueError(f'train.balance = "{kind}" needs two encoders or more')
+        if kind in ("mmpareto", "gradient_blending") and not self.train.unimodal_weight:
+            raise ValueError(f'train.balance = "{kind}" needs train.unimodal_weight above 0')
+        return self
 
 
 def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

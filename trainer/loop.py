@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mmfuse.trainer import metrics
+from mmfuse.trainer.calibration import nll
 from mmfuse.trainer.checkpoint import Checkpoints
 from mmfuse.trainer.config import TrainConfig
 from mmfuse.trainer.dataset import Dataset
@@ -63,14 +64,17 @@ def fit(
     window_size = config.batch_size * config.accumulate
     steps = config.epochs * -(-len(clips) // window_size)
     weights_C = class_weights(data, clips) if config.class_weights else None
-    weights = {WHOLE: 1.0} | dict.fromkeys(model.unimodal, config.unimodal_weight)
     state = State(model, config)
-    optimizer, averaged = state.optimizer, state.averaged
+    optimizer, averaged, balance = state.optimizer, state.averaged, state.balance
     if checkpoints and (found := checkpoints.load()):
         state.unpack(*found)
         for record in state.fit.records:
             report(record)
     result = state.fit
+
+    def heads(clips: NDArray[np.int64]) -> dict[str, float]:
+        return head_losses(data, clips, predict_all(averaged, data, clips))
+
     try:
         while state.epoch <= config.epochs and state.epoch <= result.best_epoch + config.patience:
             model.train()
@@ -88,9 +92,11 @@ def fit(
                     shares = shares_of(window.label_B, shown_WM, part, weights_C)
                     output = model(batch, shown_BM)
                     terms = terms_of(output, batch, shown_BM, config, weights_C, shares)
-                    total = weighed(terms, weights)
+                    total = weighed(terms, balance.weights)
+                    balance.look(terms, output, batch, shown_BM)
                     torch.autograd.backward(total)
                     loss += total.detach()
+                balance.settle(result.steps, state.epoch)
                 state.norms.note()
                 if config.grad_clip:
                     nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
@@ -114,6 +120,7 @@ def fit(
                 result.best = {k.removeprefix("val_"): v for k, v in record.items() if "val_" in k}
                 result.best_epoch = state.epoch
                 state.best = copy.deepcopy(averaged.state_dict())
+            balance.close(state.epoch, lambda: (heads(clips), heads(validation)))
             state.begin(state.epoch + 1)
             report(record)
     except KeyboardInterrupt:
@@ -185,6 +192,19 @@ def validated(
             own = metrics.scores(truth_N[here_N], said_N, len(data.classes))
             record[f"head.{name}"] = own["macro_f1"]
     return record
+
+
+def head_losses(
+    data: Dataset, clips: NDArray[np.int64], found: Mapping[str, NDArray[np.float64]]
+) -> dict[str, float]:
+    """NLL of the whole model, and of each head on clips that have the modality, by name."""
+    here = {name: data.present_NM[clips, m] for m, name in enumerate(data.streams)}
+    here[WHOLE] = np.ones(len(clips), np.bool_)
+    return {
+        name: nll(data.label[clips][here[name]], probabilities_NC[here[name]])
+        for name, probabilities_NC in found.items()
+        if here[name].any()
+    }
 
 
 def better(record: Record, best: Record) -> bool:

@@ -35,6 +35,7 @@ class FusionModel(nn.Module):
         classes: number of classes.
         unimodal_heads: give each modality a head of its own, for its own loss; one modality alone
             has none, its head would be the model's.
+        detached: let the heads look on, without teaching the encoders.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class FusionModel(nn.Module):
         classes: int,
         *,
         unimodal_heads: bool = True,
+        detached: bool = False,
     ) -> None:
         super().__init__()
-        self.modalities = tuple(specs)
+        self.modalities, self.detached = tuple(specs), detached
         encoders = config.encoders()
         self.encoders = nn.ModuleDict(
             {name: build_encoder(encoders[name], spec) for name, spec in specs.items()}
@@ -68,7 +70,10 @@ class FusionModel(nn.Module):
         """
         present_BM = batch.present_BM if present_BM is None else present_BM & batch.present_BM
         streams = self._encoded(batch, present_BM)
-        unimodal = {name: head(streams[name].pooled_BD) for name, head in self.unimodal.items()}
+        pooled = {name: encoded.pooled_BD for name, encoded in streams.items()}
+        if self.detached:
+            pooled = {name: pooled_BD.detach() for name, pooled_BD in pooled.items()}
+        unimodal = {name: head(pooled[name]) for name, head in self.unimodal.items()}
         return Output(self.head(self.fusion(streams, present_BM)), unimodal)
 
     def gate_weights(self, batch: Batch) -> Tensor | None:

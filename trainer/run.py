@@ -119,8 +119,15 @@ def to_toml(config: RunConfig) -> str:
 
 def build_model(config: RunConfig, data: Dataset) -> FusionModel:
     """The model of a configuration, its inputs standardised by the train split."""
-    heads = config.train.unimodal_weight > 0
-    model = FusionModel(config.model, data.specs, len(data.classes), unimodal_heads=heads)
+    taught = config.train.unimodal_weight > 0
+    watched = getattr(config.train.balance, "type", config.train.balance) == "ogm_ge"
+    model = FusionModel(
+        config.model,
+        data.specs,
+        len(data.classes),
+        unimodal_heads=taught or watched,
+        detached=not taught,
+    )
     for name, encoder in model.encoders.items():
         if isinstance(encoder, MelCNNEncoder):
             encoder.standardise(*data.moments(name, data.clips_of("train")))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmfuse.features.errors import ConfigError
+from mmfuse.trainer.balance import build_balance
 from mmfuse.trainer.config import TrainConfig
 from mmfuse.trainer.gradients import GradientNorms
 from mmfuse.trainer.model import FusionModel
@@ -46,6 +47,7 @@ class State:
         self.averaged = copy.deepcopy(model) if config.ema else model
         self.optimizer = build_optimizer(model, config)
         self.norms = GradientNorms(model, self.optimizer)
+        self.balance = build_balance(model, config)
         self.fit, self.best = Fit(), copy.deepcopy(model.state_dict())
         self.losses: list[Tensor] = []
         self.begin(1)
@@ -94,6 +96,7 @@ class State:
             "epoch": self.epoch,
             "done": self.done,
             "crops": self.crops.bit_generator.state,
+            "balance": self.balance.pack(),
             "norms": [self.norms.steps, self.norms.steps_in_epoch],
         }
 
@@ -113,6 +116,7 @@ class State:
         self.norms.totals_2M.copy_(tensors["norms.totals"])
         self.norms.smooth_M.copy_(tensors["norms.smooth"])
         self.norms.steps, self.norms.steps_in_epoch = document["norms"]
+        self.balance.unpack(document["balance"])
         self.losses = list(tensors["losses"]) if "losses" in tensors else []
         self.fit = Fit(**json.loads(document["fit"]))
         self.fit.resumed_at = self.fit.steps
