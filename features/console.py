@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -17,6 +17,7 @@ from mmfuse.features.errors import MMFuseError
 
 INTERNAL, INTERRUPTED, TERMINATED = 1, 130, 143
 _AGAIN = "to go on, give the same command again"
+_DEADLINES: list[Callable[[int], None]] = []  # to be told of signals that are held
 
 
 @contextmanager
@@ -57,14 +58,16 @@ def user_errors(program: str, verbose: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def signals_held() -> Iterator[None]:
+def signals_held() -> Iterator[list[int]]:
     """Keep Ctrl-C and SIGTERM waiting until the block is done; a second one ends the process.
 
+    What is yielded holds the signal that came: a loop may look, and be done sooner.
+
     Libraries that call back into Python from C swallow an exception that a signal raises there, and
-    take it for a bad file.
+    take it for a bad file. The time of `stopping_within` begins with the signal all the same.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield []
         return
     caught: list[int] = []
 
@@ -72,10 +75,12 @@ def signals_held() -> Iterator[None]:
         if caught:
             os._exit(128 + number)
         caught.append(number)
+        for begin in _DEADLINES:
+            begin(number)
 
     before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield caught
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -93,10 +98,16 @@ def stopping_within(seconds: float) -> Iterator[None]:
         yield
         return
 
+    timers: list[threading.Timer] = []
+
+    def begin(number: int) -> None:
+        if not timers:
+            timers.append(threading.Timer(seconds, _end, (number,)))
+            timers[0].daemon = True
+            timers[0].start()
+
     def stop(number: int, frame: FrameType | None) -> None:
-        timer = threading.Timer(seconds, _end, (number,))
-        timer.daemon = True
-        timer.start()
+        begin(number)
         handler = before[signal.Signals(number)]
         if callable(handler):
             handler(number, frame)
@@ -104,9 +115,11 @@ def stopping_within(seconds: float) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
         signal.signal(number, stop)
+    _DEADLINES.append(begin)
     try:
         yield
     finally:
+        _DEADLINES.remove(begin)
         for number, handler in before.items():
             signal.signal(number, handler)
 

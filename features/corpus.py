@@ -59,6 +59,7 @@ class Corpus:
         estimates: Mapping[str, Estimate],
     ) -> None:
         self.path, self.root, self.renamed, self._rows = path, root, columns, rows
+        self._below = os.path.normpath(root.absolute()).rstrip(os.sep) + os.sep
         self.estimates, self.has_estimates = estimates, bool(estimates)
         self.digest = ""  # of all ids in their order; `check` tells
         unknown = sorted(set(columns) - set(COLUMNS))
@@ -221,8 +222,8 @@ class Corpus:
         path = str(path)
         if "\0" in path:
             raise ConfigError(f"{where}: the path {path!r} holds a NUL byte; remove it")
-        normal = os.path.normpath(self.root / path)
-        if not Path(normal).is_relative_to(os.path.normpath(self.root)):
+        absolute = path if path.startswith(os.sep) else self._below + path
+        if not (os.path.normpath(absolute) + os.sep).startswith(self._below):
             raise ConfigError(
                 f"{where}: {path!r} leads out of the corpus folder {self.root}; put the file "
                 "below it and give the path from there"

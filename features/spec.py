@@ -54,10 +54,13 @@ class StreamSpec:
     timing: Timing = Timing()
     fields: tuple[str, ...] = ()
     version: int = 1
+    fingerprint: str = field(init=False, repr=False, compare=False)  # blake3 of the JSON, as hex
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ConfigError(f"stream {self.name!r} wants dtype {self.dtype!r}; one of {DTYPES}")
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        object.__setattr__(self, "fingerprint", blake3(text.encode()).hexdigest())
 
     def to_json(self) -> dict[str, Any]:
         """The spec as plain JSON; fractions become `"n/d"`."""
@@ -103,12 +106,6 @@ class StreamSpec:
             )
         except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise StoreError(f"a stream spec in the store's manifest is damaged: {error}") from None
-
-    @property
-    def fingerprint(self) -> str:
-        """blake3 of the canonical JSON, as hex."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return blake3(text.encode()).hexdigest()
 
     @property
     def key(self) -> str:

@@ -54,6 +54,12 @@ class DaskExecutor:
         self.workers, self._scheduler, self._silent_s = workers, scheduler, silent_s
         self._there_s = time.monotonic()  # when there were workers, for the last time
 
+    def start(self) -> None:
+        """A cluster starts when work is there: it may be elsewhere, and busy."""
+
+    def stop(self) -> None:
+        """Nothing was started."""
+
     def map_unordered(
         self,
         work: Callable[[Task], Result],

@@ -7,6 +7,7 @@ outcomes are taken. What a task does, and what is done about a lost one, is the 
 """
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -51,6 +52,12 @@ class Executor(Protocol):
     def workers(self) -> int:
         """How many tasks run at a time."""
 
+    def start(self) -> None:
+        """Begin to start processes, for work that comes soon; `stop` ends them."""
+
+    def stop(self) -> None:
+        """End what `start` has begun, if nothing was mapped."""
+
     def map_unordered(
         self,
         work: Callable[[Task], Result],
@@ -72,6 +79,12 @@ class InProcess:
 
     workers = 1
 
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def stop(self) -> None:
+        """Nothing to stop."""
+
     def map_unordered(
         self,
         work: Callable[[Task], Result],
@@ -86,6 +99,16 @@ class InProcess:
             except Exception as error:
                 outcome = Failed(task, error)
             yield outcome
+
+
+@contextmanager
+def started(executor: Executor) -> Iterator[Executor]:
+    """An executor whose processes start while the block gets its tasks together."""
+    executor.start()
+    try:
+        yield executor
+    finally:
+        executor.stop()
 
 
 def executor_of(

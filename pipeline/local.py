@@ -8,6 +8,7 @@ process; all other workers go on.
 
 import contextlib
 import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -31,6 +32,17 @@ class LocalExecutor:
 
     def __init__(self, workers: int, silent_s: float = SILENT_S) -> None:
         self.workers, self._silent_s = workers, silent_s
+        self._ready: list[_Pool] = []
+
+    def start(self) -> None:
+        """Let processes start and import while the caller gets its tasks together."""
+        self._ready += [_Pool() for _ in range(self.workers - len(self._ready))]
+
+    def stop(self) -> None:
+        """End processes that were started and never got work."""
+        for pool in self._ready:
+            pool.stop()
+        self._ready.clear()
 
     def map_unordered(
         self,
@@ -41,7 +53,7 @@ class LocalExecutor:
     ) -> Outcomes[Task, Result]:
         """Outcomes in the order in which they come; see `Executor`."""
         events: SimpleQueue[tuple[_Worker[Task], Future[Result]]] = SimpleQueue()
-        workers = [_Worker[Task](work, events) for _ in range(self.workers)]
+        workers = [_Worker[Task](work, events, self._ready) for _ in range(self.workers)]
         again: deque[Task] = deque()
         try:
             while True:
@@ -75,13 +87,36 @@ class LocalExecutor:
                 worker.stop()
 
 
-class _Worker(Generic[Task]):
-    """One process, and the tasks that it has: the first runs, the others wait."""
+class _Pool:
+    """One process of loky's, which begins to start."""
 
-    def __init__(self, work: Callable[[Task], Any], events: SimpleQueue[Any]) -> None:
-        self._work, self._events = work, events
-        self._pool: Any = None
-        self._pid: Future[int] | None = None
+    def __init__(self) -> None:
+        from joblib.externals.loky import ProcessPoolExecutor
+
+        # one thread for NumPy: each worker has a core; a model's threads are set by its spec
+        environment = {"OPENBLAS_NUM_THREADS": "1"}
+        self._pool = ProcessPoolExecutor(
+            1, initializer=_begin, initargs=(os.getpid(),), env=environment
+        )
+        self.pid: Future[int] = self._pool.submit(os.getpid)
+        self.submit = self._pool.submit
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        self._pool.shutdown(wait=True, kill_workers=True)
+
+
+class _Worker(Generic[Task]):
+    """One process, and the tasks that it has: the first runs, the others wait.
+
+    It is one of those that are `ready`, if there are any.
+    """
+
+    def __init__(
+        self, work: Callable[[Task], Any], events: SimpleQueue[Any], ready: list[_Pool]
+    ) -> None:
+        self._work, self._events, self._ready = work, events, ready
+        self._pool: _Pool | None = None
         self._queue: deque[tuple[Task, Future[Any]]] = deque()
         self._began_s = 0.0
         self._killed = ""
@@ -92,10 +127,7 @@ class _Worker(Generic[Task]):
     def submit(self, task: Task) -> None:
         """Give the process one task more."""
         if self._pool is None:
-            from joblib.externals.loky import ProcessPoolExecutor
-
-            self._pool = ProcessPoolExecutor(1, initializer=_begin, initargs=(os.getpid(),))
-            self._pid, self._killed = self._pool.submit(os.getpid), ""
+            self._pool, self._killed = self._ready.pop() if self._ready else _Pool(), ""
         if not self._queue:
             self._began_s = time.time()
         future = self._pool.submit(self._work, task)
@@ -128,24 +160,24 @@ class _Worker(Generic[Task]):
 
     def kill_if_silent(self, silent_s: float, signs: Callable[[Task], float | None]) -> None:
         """End the process if the task that runs shows no life; its end then comes as an event."""
-        if not self._queue or self._killed or self._pid is None or not self._pid.done():
+        if not self._queue or self._killed or self._pool is None or not self._pool.pid.done():
             return
         last_s = max(signs(self._queue[0][0]) or 0.0, self._began_s)
         quiet_s = time.time() - last_s
         if quiet_s > silent_s + (_START_S if last_s == self._began_s else 0):
             self._killed = f"no sign of life for {quiet_s:.0f} s"
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid.result(), signal.SIGKILL)
+                os.kill(self._pool.pid.result(), signal.SIGKILL)
 
     def stop(self) -> None:
         """End the process, whatever it does."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool.shutdown(wait=True, kill_workers=True)
+            pool.stop()
 
 
 def _begin(parent: int) -> None:
-    """In a new process: leave Ctrl-C to the parent, do not outlive it, and keep the model.
+    """In a new process: leave Ctrl-C to the parent, do not outlive it, keep the model, import.
 
     loky takes a process that has grown by 300 MB for one that leaks, and replaces it.
     """
@@ -157,6 +189,7 @@ def _begin(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    importlib.import_module("mmfuse.pipeline.tasks")
 
 
 def _watch(parent: int) -> None:

@@ -5,6 +5,7 @@ bad clip goes to the failures table and the run goes on; so does one that kills 
 two have died of it. Whenever the process dies, the next run takes up where it was.
 """
 
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -34,12 +35,21 @@ from mmfuse.features.task import (
     read_note,
 )
 from mmfuse.features.writer import StoreWriter
-from mmfuse.pipeline.executors import Done, Executor, Failed, InProcess, Lost
+from mmfuse.pipeline.executors import Done, Executor, Failed, InProcess, Lost, started
 from mmfuse.pipeline.makers import Maker, makers_of, text_params
 from mmfuse.pipeline.progress import Progress
 from mmfuse.pipeline.record import note_run
 from mmfuse.pipeline.report import Report
-from mmfuse.pipeline.tasks import Result, Setup, Task, clips_of, do_task, plan_of, spans
+from mmfuse.pipeline.tasks import (
+    Result,
+    Setup,
+    Task,
+    clips_of,
+    do_task,
+    plan_of,
+    spans,
+    spare_pandas,
+)
 from mmfuse.pipeline.views import Views
 
 _AHEAD = 2  # tasks out for each worker: one runs, one waits
@@ -77,10 +87,11 @@ def make_features(
     """
     began = time.monotonic()
     Views.of(config.preprocessing)  # refuses views that differ in nothing
-    count = corpus.check()
-    count = count if limit is None else min(limit, count)
-    report = Report(store=str(store))
-    with StoreWriter(store) as writer:
+    with started(executor or InProcess()) as place, StoreWriter(store) as writer:
+        spare_pandas()
+        count = corpus.check()
+        count = count if limit is None else min(limit, count)
+        report = Report(store=str(store))
         tokenizer = _tokenizer(config.preprocessing.text, corpus, store)
         makers = makers_of(config.preprocessing, store, tokenizer, compute)
         setup = Setup(
@@ -91,10 +102,11 @@ def make_features(
             corpus.path,
             corpus.renamed,
             retry_failed,
+            readers=max(min((os.cpu_count() or 1) // place.workers, 4), 1),
         )
         run = _Run(setup, corpus, count, share, writer, makers, report, progress)
         with stopping_within(_STOP_S):
-            run(executor or InProcess())
+            run(place)
         report.seconds = time.monotonic() - began
         note_run(store, corpus, config, makers, compute, report)
     report.root = writer.manifest["root"]

@@ -5,13 +5,17 @@ goes to a worker names clips and holds no bytes of theirs; what comes back names
 counts. A worker builds its encoders once and keeps them.
 """
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.abc import MetaPathFinder
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from blake3 import blake3
 
 from mmfuse.features.clip import Clip, Estimate
@@ -43,6 +47,7 @@ class Setup:
     corpus: Path = Path()
     columns: Mapping[str, str] = field(default_factory=dict)
     retry_failed: bool = False
+    readers: int = 1  # threads that read ahead in each process
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,7 @@ def do_task(
         progress: shown a clip at a time.
     """
     keep_memory()
+    spare_pandas()
     makers = _makers_of(setup) if makers is None else makers
     views = Views.of(setup.preprocessing)
     counts = report or Report()
@@ -136,11 +142,30 @@ def do_task(
                 _one_by_one(setup, task, makers, ledger, counts, lock, views)
             else:
                 batch, clips = setup.compute.batch, _clips(setup, task)
-                run_task(clips, makers, ledger, counts, shown, batch=batch, views=views)
+                how: dict[str, Any] = {"batch": batch, "readers": setup.readers, "views": views}
+                run_task(clips, makers, ledger, counts, shown, **how)
             parts = writer.finish()
             notes = writer.failures
     tally = counts.tally() if report is None else {}
     return Result(parts, notes.added, notes.cleared, tally)
+
+
+@cache
+def spare_pandas() -> None:
+    """Keep pyarrow from importing pandas, which it looks for once and which takes half a second."""
+    if "pandas" not in sys.modules:
+        sys.meta_path.insert(0, _NoPandas)
+        try:
+            pa.array([""])
+        finally:
+            sys.meta_path.remove(_NoPandas)
+
+
+class _NoPandas(MetaPathFinder):
+    @staticmethod
+    def find_spec(name: str, *_: Any) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
 
 
 def _one_by_one(

@@ -1,14 +1,18 @@
-"""One task's clips through the makers: read ahead, encode, write, each in threads of its own.
+"""One task's clips through the makers: one after the other while that is quick, else by threads.
 
     readers (threads)            main thread                     writer (thread)
     load, skip, decode  ──────>  encode, in the clips' order ──> append, note failures
 
 Between them lie bounded queues, so memory does not grow with the corpus and the encoder waits for
-nothing that can be had earlier. Entries are written in the order of the clips, whatever was encoded
-together: a store's files do not depend on the batch.
+nothing that can be had earlier. Clips that take less time than Python needs to hand itself from one
+thread to another (`sys.getswitchinterval`) are done from start to end in the main thread: threads
+would wait for one another longer than they work. Entries are written in the order of the clips,
+whatever was encoded together: a store's files depend on none of this.
 """
 
-import os
+import statistics
+import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +27,7 @@ import numpy as np
 
 from mmfuse.features.augment import VIEW_0, Draw
 from mmfuse.features.clip import Clip
+from mmfuse.features.console import signals_held
 from mmfuse.features.encoders import Outputs
 from mmfuse.features.errors import ClipError
 from mmfuse.features.failures import Failure
@@ -35,6 +40,7 @@ from mmfuse.pipeline.views import NO_VIEWS, Views, content_of
 
 _AHEAD = 8  # clips decoded before their turn, at most; fewer where they have views
 _BEHIND = 8  # clips encoded and not yet written, at most
+_TRIAL = 17  # clips whose median time says whether threads pay
 _NO_CONTENT = bytes(32)
 
 
@@ -125,6 +131,7 @@ def run_task(
     progress: Progress,
     *,
     batch: int = 1,
+    readers: int = 1,
     views: Views = NO_VIEWS,
 ) -> None:
     """Bring a store up to date with some clips.
@@ -132,13 +139,18 @@ def run_task(
     Args:
         views: which are made beside view 0.
         batch: items of one shape that go through an encoder together, at most.
+        readers: threads that read and decode ahead.
     """
+    source = iter(clips)
     encode = _Encoding(batch, report)
+    prepare = partial(_prepare, makers=makers, ledger=ledger, report=report, views=views)
+    write = partial(_write, ledger=ledger, report=report, progress=progress)
+    if batch == 1:
+        _in_turn(source, prepare, encode, write)
     with ExitStack() as stack:
-        write = stack.enter_context(_Writer(ledger, report, progress))
-        readers = stack.enter_context(_threads(min(os.cpu_count() or 1, 4)))
-        prepare = partial(_prepare, makers=makers, ledger=ledger, report=report, views=views)
-        waiting = _read_ahead(clips, prepare, report, readers, max(_AHEAD // (1 + views.count), 2))
+        writer = stack.enter_context(_Writer(write))
+        pool = stack.enter_context(_threads(readers))
+        waiting = _read_ahead(source, prepare, report, pool, max(_AHEAD // (1 + views.count), 2))
         ahead: deque[list[Job]] = deque()
         while True:
             ahead.extend(islice(waiting, max(batch - len(ahead), 1)))
@@ -147,7 +159,28 @@ def run_task(
             others = [job for jobs in ahead for job in jobs]
             for job in ahead[0]:
                 encode(job, others)
-            write(ahead.popleft())
+            writer(ahead.popleft())
+
+
+def _in_turn(
+    source: Iterator[Clip],
+    prepare: Callable[[Clip], list[Job]],
+    encode: "_Encoding",
+    write: Callable[[list[Job]], None],
+) -> None:
+    """Clips from start to end, one after the other, until they turn out to take long."""
+    took_s: deque[float] = deque(maxlen=_TRIAL)
+    with signals_held() as caught:
+        for clip in source:
+            began = time.perf_counter()
+            jobs = prepare(clip)
+            for job in jobs:
+                encode(job, jobs)
+            write(jobs)
+            took_s.append(time.perf_counter() - began)
+            is_long = statistics.median(took_s) > sys.getswitchinterval()
+            if caught or (is_long and len(took_s) == _TRIAL):
+                return
 
 
 def _read_ahead(
@@ -245,11 +278,32 @@ class _Encoding:
         return found
 
 
-class _Writer:
-    """Finished clips to the ledger, one after the other, in a thread; a few may wait."""
+def _write(jobs: list[Job], ledger: Ledger, report: Report, progress: Progress) -> None:
+    """A clip's entries to their parts, or its failure to the table."""
+    with report.stage("write"):
+        ledger.note_empty(jobs[0].clip)
+        for job in jobs:
+            _finish(job, ledger, report)
+    progress.advance(report)
 
-    def __init__(self, ledger: Ledger, report: Report, progress: Progress) -> None:
-        self._ledger, self._report, self._progress = ledger, report, progress
+
+def _finish(job: Job, ledger: Ledger, report: Report) -> None:
+    try:
+        if job.error is not None:
+            raise job.error
+        if job.prepared is not None:
+            ledger.append(job, job.maker.join(job.prepared, job.outputs))
+            with report.lock:
+                report.audio_s += job.prepared.audio_s
+    except ClipError as error:
+        ledger.fail(job, error)
+
+
+class _Writer:
+    """Finished clips to `write`, one after the other, in a thread; a few may wait."""
+
+    def __init__(self, write: Callable[[list[Job]], None]) -> None:
+        self._write = write
         self._pool = ThreadPoolExecutor(1, "writer")
         self._room = BoundedSemaphore(_BEHIND)
         self._last: Future[None] | None = None
@@ -269,32 +323,17 @@ class _Writer:
             OSError: an earlier clip could not be written; nothing after it is.
         """
         self._room.acquire()
-        before, self._last = self._last, self._pool.submit(self._write, jobs, self._last)
+        before, self._last = self._last, self._pool.submit(self._behind, jobs, self._last)
         if before is not None and before.done():
             before.result()
 
-    def _write(self, jobs: list[Job], before: Future[None] | None) -> None:
+    def _behind(self, jobs: list[Job], before: Future[None] | None) -> None:
         try:
             if before is not None:
                 before.result()
-            with self._report.stage("write"):
-                self._ledger.note_empty(jobs[0].clip)
-                for job in jobs:
-                    self._finish(job)
-            self._progress.advance(self._report)
+            self._write(jobs)
         finally:
             self._room.release()
-
-    def _finish(self, job: Job) -> None:
-        try:
-            if job.error is not None:
-                raise job.error
-            if job.prepared is not None:
-                self._ledger.append(job, job.maker.join(job.prepared, job.outputs))
-                with self._report.lock:
-                    self._report.audio_s += job.prepared.audio_s
-        except ClipError as error:
-            self._ledger.fail(job, error)
 
 
 @contextmanager

@@ -71,6 +71,12 @@ class Faulty:
     def workers(self):
         return self.inner.workers
 
+    def start(self):
+        self.inner.start()
+
+    def stop(self):
+        self.inner.stop()
+
     def map_unordered(self, work, tasks, max_in_flight, signs):
         if self.fault is not None:
             work = Through(self.fault, work)

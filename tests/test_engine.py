@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from mmfuse.features.corpus import open_corpus
 from mmfuse.features.spec import StreamSpec
 from mmfuse.features.store import open_store
-from mmfuse.features.task import Known, TaskLock, TaskWriter, clear_locks
+from mmfuse.features.task import Known, TaskLock, TaskWriter, clear_locks, lock_path
 from mmfuse.pipeline.cli import app
 
 SPEC = StreamSpec("bytes", "text", (), "uint8")
@@ -138,11 +139,19 @@ def test_a_second_worker_waits_for_the_first_and_finds_everything_done(tmp_path)
     thread = threading.Thread(target=second)
     with TaskLock(tmp_path, "t"):
         thread.start()
+        while len(descriptors_of(lock_path(tmp_path, "t"))) < 2:
+            time.sleep(0.01)
         with TaskWriter(tmp_path, "t", [SPEC], known) as writer:
             writer.stream(SPEC).append("a", bytes(32), Entry(np.ones(3, np.uint8)))
             assert not found
     thread.join(10)
     assert found == [(True, True)]
+
+
+def descriptors_of(path):
+    """What this process has open of a file."""
+    links = (f"/proc/self/fd/{n}" for n in os.listdir("/proc/self/fd"))
+    return [link for link in links if os.path.exists(link) and os.path.samefile(link, path)]
 
 
 def test_locks_that_nobody_holds_are_removed_and_those_that_somebody_does_are_told(tmp_path):
