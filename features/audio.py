@@ -4,7 +4,8 @@ Conventions: samples are float32, (N,), full scale 1.0, the mean of the channels
 in blocks, under limits, after `containers.py` has found nothing wrong with their outside.
 
 Nothing but `DecodeError` leaves this module. Its reasons: `empty`, `not_audio`, `codec`,
-`damaged`, `truncated`, `no_samples`, `non_finite`, `too_long`, `too_large`, `channels`, `rate`.
+`damaged`, `truncated`, `no_samples`, `non_finite`, `too_long`, `too_large`, `out_of_memory`,
+`channels`, `rate`.
 
 Source: libsndfile through soundfile; soxr.
 """
@@ -173,7 +174,9 @@ def _opened(data: bytes, limits: AudioLimits) -> Iterator[tuple["soundfile.Sound
             "truncated" if cut else "damaged", f"{container} file can't be decoded: {text}{hint}"
         ) from None
     except MemoryError:
-        raise DecodeError("too_large", f"{container} file wants more memory than is left") from None
+        raise DecodeError(
+            "out_of_memory", f"{container} file wants more memory than is left"
+        ) from None
 
 
 def _info(file: "soundfile.SoundFile", limits: AudioLimits) -> AudioInfo:

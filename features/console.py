@@ -52,6 +52,9 @@ def user_errors(program: str, verbose: bool = False) -> Iterator[None]:
     except OSError as error:
         named = f": {error.filename}" if error.filename is not None else ""
         _stop(program, f"{error.strerror or error}{named}", INTERNAL, verbose)
+    except MemoryError:
+        text = "not enough memory: something in the input is far larger than it should be"
+        _stop(program, text, INTERNAL, verbose)
     except Exception as error:
         text = f"{type(error).__name__}: {error} (a fault of {program}; -v shows where)"
         _stop(program, text, INTERNAL, verbose)

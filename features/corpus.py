@@ -24,6 +24,7 @@ COLUMNS = ("id", "text", "label", "label_id", "split", "group", "audio_path", "a
            "midi_start_s")  # fmt: skip
 SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
           "val": "validation", "dev": "validation", "test": "test"}  # fmt: skip
+_MAX_ID = 1024  # characters
 _MODALITIES = ("text", "audio", "audio_path", "midi", "midi_path")
 
 
@@ -143,6 +144,8 @@ class Corpus:
             if len(batch) == 65536:
                 ids.append(pa.array(batch))
                 batch = []
+                if pc.count_distinct(ids[-1]).as_py() < 65536:  # soon told of a file of copies
+                    self._raise_duplicate(pa.chunked_array(ids))
         every = pa.chunked_array([*ids, pa.array(batch, pa.string())])
         if pc.count_distinct(every).as_py() != len(every):
             self._raise_duplicate(every)
@@ -167,6 +170,11 @@ class Corpus:
         clip_id = row.get("id")
         if clip_id is None or str(clip_id) == "" or "\0" in str(clip_id):
             raise ConfigError(f"{where}, column {self._theirs['id']}: no id; give it a unique one")
+        if len(str(clip_id)) > _MAX_ID:
+            raise ConfigError(
+                f"{where}, column {self._theirs['id']}: an id of {len(str(clip_id))} characters; "
+                f"up to {_MAX_ID} are read"
+            )
         split = row.get("split")
         if split is not None and str(split) != "" and str(split).lower() not in SPLITS:
             raise ConfigError(

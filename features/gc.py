@@ -17,10 +17,11 @@ from blake3 import blake3
 
 from mmfuse.features import derived, layout
 from mmfuse.features.census import LOCK, Extra, demanded, extra, files_of, is_work, open_work
-from mmfuse.features.errors import MissingError, StoreError
+from mmfuse.features.errors import LockedError, MissingError, StoreError
 from mmfuse.features.index import read_sidecar, store_root_of
 from mmfuse.features.lock import store_lock
 from mmfuse.features.manifest import IMMUTABLE, manifest_path, read_manifest, write_manifest
+from mmfuse.features.task import held_tasks
 
 
 @dataclass(slots=True)
@@ -48,11 +49,16 @@ def collect(
 
     Raises:
         MissingError: there is no store, or no such stream in it.
-        LockedError: a writer holds the store.
+        LockedError: a writer holds the store, or work that would be removed is being done.
     """
     if not manifest_path(root).exists():
         raise MissingError(f"no feature store at {root}; nothing to remove")
     with nullcontext() if dry_run else store_lock(root):
+        if unfinished and (held := held_tasks(root)):
+            raise LockedError(
+                f"{len(held)} workers of a run that ended are still at work in {root}; wait for "
+                "them, or leave --unfinished out"
+            )
         manifest, sweep = read_manifest(root), Sweep(str(root), dry_run)
         _drop(root, manifest, drop, dry_run=dry_run)
         files = files_of(root)

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import IO, Any
@@ -11,11 +13,15 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmfuse.features.errors import ConfigError
+from mmfuse.features.clip import Source
+from mmfuse.features.errors import ClipError, ConfigError
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".w64", ".rf64"}
 MIDI_SUFFIXES = {".mid", ".midi", ".smf", ".rmi"}
 BATCH_ROWS = 256
+_BATCH_BYTES = 256 * 2**20  # a batch of Parquet takes no more, or is one row
+_MAX_LINE = 64 * 2**20  # characters of a line of JSON
+_DICTIONARY_PAGE = 2  # in Parquet's page headers
 Row = dict[str, Any]
 
 
@@ -106,12 +112,17 @@ class _JsonRows(Rows):
 
     def read(self, columns: list[str]) -> Iterator[Row]:
         with _text_of(self._file) as lines:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(iter(partial(lines.readline, _MAX_LINE), ""), start=1):
+                if len(line) == _MAX_LINE:
+                    raise ConfigError(
+                        f"{self._file}, line {number}: longer than {_MAX_LINE} characters; put "
+                        "audio and MIDI into files of their own"
+                    )
                 if not line.strip():
                     continue
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise ConfigError(f"{self._file}, line {number}: not JSON: {error}") from None
                 if not isinstance(row, dict):
                     raise ConfigError(f"{self._file}, line {number}: expected a JSON object")
@@ -166,9 +177,16 @@ class _FolderRows(Rows):
         for row in self._clips:
             text = None
             if "text" in columns and "text_path" in row:
-                file = self._folder / row["text_path"]
-                text = file.read_text(encoding="utf-8", errors="replace")
+                text = self._text(row["text_path"])
             yield {**row, "text": text}
+
+    def _text(self, path: str) -> str:
+        source = Source(str(self._folder), self._folder, path)
+        try:
+            with source.open() as file:
+                return file.read(_MAX_LINE).decode("utf-8", errors="replace")
+        except (ClipError, OSError) as error:
+            raise ConfigError(f"text of a clip: {error}") from None
 
 
 @contextmanager
@@ -195,17 +213,58 @@ def _parquet_span(file: Path, columns: list[str], start: int, stop: int) -> Iter
         if not groups:
             return
         row = ends[groups[0]] - sizes[groups[0]]
-        batches = parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns, row_groups=groups)
+        size = min(_safe_rows(file, parquet.metadata.row_group(i), columns) for i in groups)
+        batches = parquet.iter_batches(batch_size=size, columns=columns, row_groups=groups)
         while row < stop and (batch := _next_batch(batches, file)) is not None:
             skip = max(start - row, 0)
             yield from batch.slice(skip, stop - row - skip).to_pylist()
             row += len(batch)
 
 
+def _safe_rows(file: Path, group: Any, columns: list[str]) -> int:
+    """Rows to unpack at once, so that they stay small even if each held the largest cell.
+
+    A dictionary's cell may come back in every row, and so may a prefix of another cell; nothing
+    else can be larger than the page that it is unpacked from. What a dictionary takes is read from
+    the header of its page, as the decoder will read it.
+    """
+    largest = 1
+    with file.open("rb") as raw:
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema.partition(".")[0] not in columns:
+                continue
+            if column.physical_type != "BYTE_ARRAY":
+                continue
+            raw.seek(min(column.dictionary_page_offset or sys.maxsize, column.data_page_offset))
+            largest = max(largest, _dictionary_bytes(raw.read(16)))
+            if "DELTA_BYTE_ARRAY" in column.encodings:
+                largest = max(largest, column.total_uncompressed_size)
+    return max(min(_BATCH_BYTES // largest, BATCH_ROWS), 1)
+
+
+def _dictionary_bytes(header: bytes) -> int:
+    """Unpacked size of a dictionary page, 0 for other pages; Thrift's compact protocol."""
+    numbers, at = [], 0
+    for _ in ("type", "uncompressed_page_size"):
+        if header[at : at + 1] != b"\x15":  # the next field, of 32 bits
+            return _BATCH_BYTES
+        value = shift = 0
+        while True:
+            at += 1
+            byte = header[at] if at < len(header) else 0
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        at += 1
+        numbers.append(value >> 1)  # zigzag; neither is negative
+    return numbers[1] if numbers[0] == _DICTIONARY_PAGE else 0
+
+
 def _next_batch(batches: Iterator[pa.RecordBatch], file: Path) -> pa.RecordBatch | None:
     try:
         return next(batches, None)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, MemoryError) as error:
         raise ConfigError(f"{file} is damaged: {error}") from None
 
 

@@ -132,6 +132,18 @@ def last_sign(path: Path) -> float | None:
         return None
 
 
+def held_tasks(root: Path) -> set[str]:
+    """Names of the tasks that some process is at work on; nothing is changed."""
+    paths = (root / layout.META).glob("task-*.lock")
+    return {path.stem.removeprefix("task-") for path in paths if _is_held(path)}
+
+
+def has_died(root: Path) -> bool:
+    """Whether a process ended in the middle of a task, and not because it was asked to."""
+    paths = (root / layout.META).glob("task-*.lock")
+    return any(read_note(path) not in ({}, _COMMITTED) and not _is_held(path) for path in paths)
+
+
 def clear_locks(root: Path) -> set[str]:
     """Remove the locks that nobody holds; names of the tasks that somebody does."""
     paths = (root / layout.META).glob("task-*.lock")
@@ -152,6 +164,17 @@ def clear_lock(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _same_file(descriptor: int, path: Path) -> bool:

@@ -52,6 +52,7 @@ class DaskExecutor:
                 "--executor dask needs Dask; install it: pip install 'mmfuse[dask]'"
             ) from None
         self.workers, self._scheduler, self._silent_s = workers, scheduler, silent_s
+        self.per_machine = workers if scheduler is None else 1
         self._there_s = time.monotonic()  # when there were workers, for the last time
 
     def start(self) -> None:

@@ -52,6 +52,10 @@ class Executor(Protocol):
     def workers(self) -> int:
         """How many tasks run at a time."""
 
+    @property
+    def per_machine(self) -> int:
+        """How many processes share this machine, or one of a cluster's, as far as is known."""
+
     def start(self) -> None:
         """Begin to start processes, for work that comes soon; `stop` ends them."""
 
@@ -77,7 +81,7 @@ class Executor(Protocol):
 class InProcess:
     """One task after the other, here."""
 
-    workers = 1
+    workers = per_machine = 1
 
     def start(self) -> None:
         """Nothing to start."""
@@ -112,9 +116,12 @@ def started(executor: Executor) -> Iterator[Executor]:
 
 
 def executor_of(
-    name: str = "local", workers: int = 1, scheduler: str | None = None, silent_s: float = SILENT_S
+    name: str = "local", workers: int = 1, scheduler: str | None = None, *, apart: bool = False
 ) -> Executor:
     """The executor that a command line asks for.
+
+    Args:
+        apart: even one worker is a process of its own, because the last one died at its work.
 
     Raises:
         ConfigError: no such executor, or a scheduler for one that has none.
@@ -123,15 +130,15 @@ def executor_of(
     if name == "dask":
         from mmfuse.pipeline.cluster import DaskExecutor
 
-        return DaskExecutor(workers, scheduler, silent_s)
+        return DaskExecutor(workers, scheduler)
     if name != "local":
         raise ConfigError(f"no executor named {name!r}; choose from: local, dask")
     if scheduler is not None:
         raise ConfigError(
             f"--scheduler {scheduler} is for Dask; write --executor dask --scheduler {scheduler}"
         )
-    if workers == 1:
+    if workers == 1 and not apart:
         return InProcess()
     from mmfuse.pipeline.local import LocalExecutor
 
-    return LocalExecutor(workers, silent_s)
+    return LocalExecutor(workers)

@@ -38,7 +38,7 @@ def memory_shared(processes: int) -> Iterator[None]:
 
     before, most = resource.getrlimit(resource.RLIMIT_DATA)
     share = int(_SHARE * machine_bytes() / processes)
-    wanted = min(share, *(limit for limit in (before, most) if limit != resource.RLIM_INFINITY))
+    wanted = min([share, *(n for n in (before, most) if n != resource.RLIM_INFINITY)])
     resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
     try:
         yield

@@ -31,7 +31,8 @@ class LocalExecutor:
     """So many workers, each with a process of its own that is replaced when it dies or hangs."""
 
     def __init__(self, workers: int, silent_s: float = SILENT_S) -> None:
-        self.workers, self._silent_s = workers, silent_s
+        self.workers = self.per_machine = workers
+        self._silent_s = silent_s
         self._ready: list[_Pool] = []
 
     def start(self) -> None:

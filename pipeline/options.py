@@ -84,13 +84,13 @@ def placed(
         ConfigError: options that do not go together.
         MissingError: an executor that is not installed.
     """
+    from mmfuse.features.task import has_died
     from mmfuse.pipeline.executors import executor_of
 
-    if shard is None:
-        return store, {"executor": executor_of(executor, workers, scheduler)}
-    i, n = read_shard(shard)
-    own = store.with_name(f"{store.name}.{i}-of-{n}")
-    return own, {"executor": executor_of(executor, workers, scheduler), "share": (i, n)}
+    i, n = (0, 1) if shard is None else read_shard(shard)
+    own = store if shard is None else store.with_name(f"{store.name}.{i}-of-{n}")
+    chosen = executor_of(executor, workers, scheduler, apart=has_died(own))
+    return own, {"executor": chosen, "share": (i, n)}
 
 
 def read_shard(text: str) -> tuple[int, int]:

@@ -5,7 +5,6 @@ bad clip goes to the failures table and the run goes on; so does one that kills 
 two have died of it. Whenever the process dies, the next run takes up where it was.
 """
 
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -36,6 +35,7 @@ from mmfuse.features.task import (
 )
 from mmfuse.features.writer import StoreWriter
 from mmfuse.pipeline.executors import Done, Executor, Failed, InProcess, Lost, started
+from mmfuse.pipeline.limits import memory_shared
 from mmfuse.pipeline.makers import Maker, makers_of, text_params
 from mmfuse.pipeline.progress import Progress
 from mmfuse.pipeline.record import note_run
@@ -87,7 +87,11 @@ def make_features(
     """
     began = time.monotonic()
     Views.of(config.preprocessing)  # refuses views that differ in nothing
-    with started(executor or InProcess()) as place, StoreWriter(store) as writer:
+    with (
+        memory_shared(1),
+        started(executor or InProcess()) as place,
+        StoreWriter(store) as writer,
+    ):
         spare_pandas()
         count = corpus.check()
         count = count if limit is None else min(limit, count)
@@ -102,7 +106,7 @@ def make_features(
             corpus.path,
             corpus.renamed,
             retry_failed,
-            readers=max(min((os.cpu_count() or 1) // place.workers, 4), 1),
+            place.per_machine,
         )
         run = _Run(setup, corpus, count, share, writer, makers, report, progress)
         with stopping_within(_STOP_S):
@@ -156,17 +160,19 @@ class _Run:
         if here:
             work = partial(work, makers=self._makers, report=self._report, progress=self._progress)
         outcomes = executor.map_unordered(work, self, _AHEAD * executor.workers, self._sign)
-        with closing(outcomes):
-            for outcome in outcomes:
-                match outcome:
-                    case Done(task, result):
-                        self._take(task, result, shown=here)
-                    case Failed(_, error):
-                        raise error
-                    case Lost(task, why):
-                        self._again.append(self._after_loss(task, why))
-        self._writer.flush()
-        clear_locks(self._setup.root)
+        try:
+            with closing(outcomes):
+                for outcome in outcomes:
+                    match outcome:
+                        case Done(task, result):
+                            self._take(task, result, shown=here)
+                        case Failed(_, error):
+                            raise error
+                        case Lost(task, why):
+                            self._again.append(self._after_loss(task, why))
+            self._writer.flush()
+        finally:
+            clear_locks(self._setup.root)
 
     def _cut(self, count: int, share: tuple[int, int]) -> Iterator[Task]:
         estimates = self._corpus.estimates

@@ -5,9 +5,11 @@ goes to a worker names clips and holds no bytes of theirs; what comes back names
 counts. A worker builds its encoders once and keeps them.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.abc import MetaPathFinder
@@ -27,11 +29,13 @@ from mmfuse.features.failures import Failure
 from mmfuse.features.memory import keep_memory
 from mmfuse.features.staging import Sealed
 from mmfuse.features.task import Known, TaskLock, TaskWriter
+from mmfuse.pipeline.ledger import Ledger
+from mmfuse.pipeline.limits import memory_shared
 from mmfuse.pipeline.makers import Maker, makers_of
 from mmfuse.pipeline.progress import Progress
 from mmfuse.pipeline.report import Report
 from mmfuse.pipeline.views import Views
-from mmfuse.pipeline.work import Ledger, run_task
+from mmfuse.pipeline.work import run_task
 
 _SIGN_S = 1.0  # show no more often than this that the work goes on
 
@@ -47,7 +51,7 @@ class Setup:
     corpus: Path = Path()
     columns: Mapping[str, str] = field(default_factory=dict)
     retry_failed: bool = False
-    readers: int = 1  # threads that read ahead in each process
+    processes: int = 1  # that share a machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,26 +132,39 @@ def do_task(
     makers = _makers_of(setup) if makers is None else makers
     views = Views.of(setup.preprocessing)
     counts = report or Report()
-    with TaskLock(setup.root, task.name) as lock:
+    with TaskLock(setup.root, task.name) as lock, memory_shared(setup.processes):
         if lock.is_committed:
             return Result()
-        lock.note()
         if report is None:
             counts.sign = _Sign(lock)
         specs = [spec for maker in makers for spec in maker.specs]
-        with TaskWriter(setup.root, task.name, specs, task.known) as writer:
+        with _at_work(lock), TaskWriter(setup.root, task.name, specs, task.known) as writer:
             ledger = Ledger(writer, counts, retry_failed=setup.retry_failed)
             shown = progress or Progress(quiet=True)
-            if task.one_by_one:
+            readers = max(min((os.cpu_count() or 1) // setup.processes, 4), 1)
+            how: dict[str, Any] = {"batch": setup.compute.batch, "readers": readers, "views": views}
+            alone = task.one_by_one
+            if not alone:
+                try:
+                    run_task(_clips(setup, task), makers, ledger, counts, shown, **how)
+                except MemoryError:
+                    alone = True
+            if alone:
                 _one_by_one(setup, task, makers, ledger, counts, lock, views)
-            else:
-                batch, clips = setup.compute.batch, _clips(setup, task)
-                how: dict[str, Any] = {"batch": batch, "readers": setup.readers, "views": views}
-                run_task(clips, makers, ledger, counts, shown, **how)
             parts = writer.finish()
             notes = writer.failures
     tally = counts.tally() if report is None else {}
     return Result(parts, notes.added, notes.cleared, tally)
+
+
+@contextmanager
+def _at_work(lock: TaskLock) -> Iterator[None]:
+    """Note in a lock that its process is at work; the note stays if the process just ends."""
+    lock.note(at_work=True)
+    try:
+        yield
+    finally:
+        lock.note()
 
 
 @cache
@@ -191,7 +208,6 @@ def _one_by_one(
                 content = loaded.content.hex()
                 lock.note(clip=clip.id, modality=maker.modality, content=content)
             run_task([clip], [maker], ledger, report, quiet, views=views)
-    lock.note()
 
 
 def _clips(setup: Setup, task: Task) -> Iterator[Clip]:

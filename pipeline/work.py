@@ -10,6 +10,7 @@ would wait for one another longer than they work. Entries are written in the ord
 whatever was encoded together: a store's files depend on none of this.
 """
 
+import re
 import statistics
 import sys
 import time
@@ -17,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from threading import BoundedSemaphore
@@ -25,15 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from mmfuse.features.augment import VIEW_0, Draw
 from mmfuse.features.clip import Clip
 from mmfuse.features.console import signals_held
-from mmfuse.features.encoders import Outputs
 from mmfuse.features.errors import ClipError
-from mmfuse.features.failures import Failure
-from mmfuse.features.spec import Array, Entry, StreamSpec
-from mmfuse.features.task import TaskWriter
-from mmfuse.pipeline.makers import Loaded, Maker, Prepared
+from mmfuse.features.spec import Array
+from mmfuse.pipeline.ledger import Job, Ledger
+from mmfuse.pipeline.makers import Loaded, Maker
 from mmfuse.pipeline.progress import Progress
 from mmfuse.pipeline.report import Report
 from mmfuse.pipeline.views import NO_VIEWS, Views, content_of
@@ -41,86 +38,8 @@ from mmfuse.pipeline.views import NO_VIEWS, Views, content_of
 _AHEAD = 8  # clips decoded before their turn, at most; fewer where they have views
 _BEHIND = 8  # clips encoded and not yet written, at most
 _TRIAL = 17  # clips whose median time says whether threads pay
-_NO_CONTENT = bytes(32)
-
-
-@dataclass(slots=True)
-class Job:
-    """One modality of one view of a clip: what is wanted of it, and how far it is."""
-
-    clip: Clip
-    maker: Maker
-    view: int = 0
-    drawn: Draw = VIEW_0
-    content: bytes = _NO_CONTENT
-    todo: Sequence[StreamSpec] | None = ()
-    prepared: Prepared | None = None
-    error: ClipError | None = None
-    outputs: list[Outputs] = field(default_factory=list)
-
-
-class Ledger:
-    """What is known of entries and failures, and where new ones go. One thread writes."""
-
-    def __init__(self, writer: TaskWriter, report: Report, *, retry_failed: bool) -> None:
-        self._writer, self._report, self._retry = writer, report, retry_failed
-        self._empty: set[str] = set()
-
-    def wanted(self, job: Job) -> Sequence[StreamSpec] | None:
-        """Streams that lack this very content of the clip; None where it failed before."""
-        has = {s.key: self._has(job, s) for s in job.maker.specs}
-        todo = [spec for spec in job.maker.specs if not has[spec.key]]
-        with self._report.lock:
-            self._report.already.update(s.name for s in job.maker.specs if has[s.key])
-            if self._retry:
-                return todo
-            failures = self._writer.failures
-            known = (failures.get(job.clip.id, s.key, job.content, job.view) for s in todo)
-            before = next(filter(None, known), None)
-            if before is not None:
-                self._report.failed[before.stage, before.reason] += 1
-                self._report.failed_before += 1
-                return None
-        return todo
-
-    def append(self, job: Job, entries: dict[str, Entry]) -> None:
-        """Write what was wanted of a clip."""
-        augmentation = job.drawn.to_json() if job.view else ""
-        for spec in job.todo or ():
-            self._writer.stream(spec).append(
-                job.clip.id, job.content, entries[spec.name], job.view, augmentation
-            )
-            self._writer.failures.clear(job.clip.id, spec.key, job.view)
-            with self._report.lock:
-                self._report.made[spec.name] += 1
-
-    def fail(self, job: Job, error: ClipError) -> None:
-        """Note why a clip could not be used; what it has already stays."""
-        with self._report.lock:
-            self._report.failed[job.maker.modality, error.reason] += 1
-        for spec in job.maker.specs:
-            if not self._has(job, spec):
-                clip_id, modality = job.clip.id, job.maker.modality
-                self._writer.failures.add(
-                    Failure(
-                        clip_id, modality, error.reason, str(error), spec.key, job.content, job.view
-                    )
-                )
-
-    def _has(self, job: Job, spec: StreamSpec) -> bool:
-        return self._writer.stream(spec).has(job.clip.id, job.content, job.view)
-
-    def note_empty(self, clip: Clip) -> None:
-        """A clip without text, audio and MIDI can be no mistake of the files, so it is told."""
-        if clip.text is None and clip.audio is None and clip.midi is None:
-            detail = "no text, no audio and no MIDI; fill one or drop the row"
-            failure = Failure(clip.id, "manifest", "no_modality", detail, "", _NO_CONTENT)
-            self._writer.failures.add(failure)
-            with self._report.lock:
-                self._report.failed["manifest", "no_modality"] += clip.id not in self._empty
-            self._empty.add(clip.id)
-        else:
-            self._writer.failures.clear(clip.id, "")
+_OUT_OF_MEMORY = "out_of_memory"
+_NO_MEMORY = re.compile("out of memory|allocate memory")  # as torch says of a card, of the machine
 
 
 def run_task(
@@ -140,6 +59,9 @@ def run_task(
         views: which are made beside view 0.
         batch: items of one shape that go through an encoder together, at most.
         readers: threads that read and decode ahead.
+
+    Raises:
+        MemoryError: several clips at a time are too much; one by one they may not be.
     """
     source = iter(clips)
     encode = _Encoding(batch, report)
@@ -148,7 +70,7 @@ def run_task(
     if batch == 1:
         _in_turn(source, prepare, encode, write)
     with ExitStack() as stack:
-        writer = stack.enter_context(_Writer(write))
+        writer = stack.enter_context(_Writer(partial(write, alone=False)))
         pool = stack.enter_context(_threads(readers))
         waiting = _read_ahead(source, prepare, report, pool, max(_AHEAD // (1 + views.count), 2))
         ahead: deque[list[Job]] = deque()
@@ -229,10 +151,20 @@ def _prepare(
                         decoded = maker.decode(clip, loaded) if decoded is None else decoded
                         job.prepared = maker.prepare(decoded, job.drawn)
             except ClipError as error:
-                job.error = error
+                job.error, job.is_short = error, error.reason == _OUT_OF_MEMORY
+            except MemoryError:
+                job.error, job.is_short = _too_much(f"the {maker.modality} of this clip"), True
             if (job.error and decoded is None) or (job.todo is None and view == 0):
                 break  # no view of it can be better
     return jobs
+
+
+def _too_much(what: str) -> ClipError:
+    return ClipError(
+        _OUT_OF_MEMORY,
+        f"{what} is more than the device or this process may hold; set a shorter "
+        "preprocessing.audio.duration_s, fewer --workers, or --device cpu",
+    )
 
 
 class _Encoding:
@@ -249,15 +181,12 @@ class _Encoding:
             try:
                 with self._report.stage("encode"):
                     found = job.maker.encode(items)
-            except RuntimeError as error:
-                if "out of memory" not in str(error):
+            except (RuntimeError, MemoryError) as error:
+                if isinstance(error, RuntimeError) and not _NO_MEMORY.search(str(error)):
                     raise
                 if len(together) == 1:
-                    job.error = ClipError(
-                        "out_of_memory",
-                        f"one window of shape {items.shape[1:]} is more than the device holds; "
-                        "set a shorter preprocessing.audio.duration_s, or --device cpu",
-                    )
+                    job.error = _too_much(f"one window of shape {items.shape[1:]}")
+                    job.is_short = isinstance(error, MemoryError)
                 self._batch = max(len(together) // 2, 1)
                 continue
             for row, (owner, _) in enumerate(together):
@@ -278,10 +207,18 @@ class _Encoding:
         return found
 
 
-def _write(jobs: list[Job], ledger: Ledger, report: Report, progress: Progress) -> None:
-    """A clip's entries to their parts, or its failure to the table."""
+def _write(
+    jobs: list[Job], ledger: Ledger, report: Report, progress: Progress, *, alone: bool = True
+) -> None:
+    """A clip's entries to their parts, or its failure to the table.
+
+    Raises:
+        MemoryError: there was too little for the clip, but it was not `alone`.
+    """
     with report.stage("write"):
         ledger.note_empty(jobs[0].clip)
+        if not alone and any(job.is_short for job in jobs):
+            raise MemoryError
         for job in jobs:
             _finish(job, ledger, report)
     progress.advance(report)

@@ -71,6 +71,10 @@ class Faulty:
     def workers(self):
         return self.inner.workers
 
+    @property
+    def per_machine(self):
+        return self.inner.per_machine
+
     def start(self):
         self.inner.start()
 
