@@ -21,7 +21,7 @@ from mmfuse.features.rows import Row, Rows, open_rows
 
 COLUMNS = ("id", "text", "label", "label_id", "split", "group", "audio_path", "audio", "midi_path",
            "midi", "smpte_rate", "audio_smpte_start", "midi_smpte_start", "audio_start_s",
-           "midi_start_s")  # fmt: skip
+           "midi_start_s", "duration_s")  # fmt: skip
 SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
           "val": "validation", "dev": "validation", "test": "test"}  # fmt: skip
 _MAX_ID = 1024  # characters
@@ -109,6 +109,17 @@ class Corpus:
             for row in rows
             if row.get("text") and SPLITS.get(str(row.get("split") or split)) == split
         ]
+
+    @property
+    def columns(self) -> set[str]:
+        """Our names of the columns that the manifest has."""
+        return set(self._theirs)
+
+    def tables(self, names: Sequence[str], stop: int) -> Iterator[pa.Table]:
+        """Those of some columns that the manifest has, under our names, many clips at a time."""
+        ours = [name for name in names if name in self._theirs]
+        for table in self._rows.tables([self._theirs[name] for name in ours], stop):
+            yield table.rename_columns(ours)
 
     def labels(self) -> pa.Table:
         """Columns id, label, split, group of every clip, strings; null where missing."""

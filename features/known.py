@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mmfuse.features.sidecars import Ids, Sidecars, hashes_of
 
@@ -25,6 +26,10 @@ class Known:
         for rows, table in self._sidecars:
             hashes[rows] = hashes_of(table["clip_id"].to_pylist())
         self._ids = Ids(hashes)
+
+    def counts(self, clip_ids: Sequence[str]) -> NDArray[np.int64]:
+        """How many entries each of these ids has, (n,), by its hash alone."""
+        return self._ids.counts(clip_ids)
 
     def of(self, clip_ids: Sequence[str]) -> dict[tuple[str, int], bytes]:
         """Content of each view of these clips; the last one where a view was stored anew."""

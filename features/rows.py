@@ -57,6 +57,12 @@ class Rows:
         """Rows start, start + 1, ... before stop, counted from 0."""
         return islice(self.read(columns), start, stop)
 
+    def tables(self, columns: list[str], stop: int) -> Iterator[pa.Table]:
+        """The first rows, many at a time; formats that can, make no dicts of them."""
+        rows = self.span(columns, 0, stop)
+        while chunk := list(islice(rows, 1 << 16)):
+            yield pa.table({name: [row.get(name) for row in chunk] for name in columns})
+
     def count(self) -> int:
         """Number of rows."""
         return sum(1 for _ in self.read([]))
@@ -90,6 +96,19 @@ class _ParquetRows(Rows):
             if max(first, start) < last:
                 yield from _parquet_span(file, columns, max(start - first, 0), last - first)
             first += count
+
+    def tables(self, columns: list[str], stop: int) -> Iterator[pa.Table]:
+        """Of a struct of bytes and a path, the path alone."""
+        for file in self._files:
+            with pq.ParquetFile(file) as parquet:
+                structs = [f for f in parquet.schema_arrow if pa.types.is_struct(f.type)]
+                with_path = [f.name for f in structs if f.type.get_field_index("path") >= 0]
+                paths = {name: f"{name}.path" for name in with_path}
+                names = [paths.get(name, name) for name in columns]
+                batches = parquet.iter_batches(batch_size=1 << 16, columns=names)
+                while stop > 0 and (batch := _next_batch(batches, file)) is not None:
+                    yield pa.Table.from_batches([batch.slice(0, stop)])
+                    stop -= len(batch)
 
     def count(self) -> int:
         return int(sum(self._counts))

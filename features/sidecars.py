@@ -110,15 +110,22 @@ class Ids:
 
     def candidates(self, clip_ids: Sequence[str]) -> tuple[Rows, Rows]:
         """Rows that may be those of ids: (which id, row), (n,) each; all others are not."""
+        lows, counts = self._runs(clip_ids)
+        which = np.repeat(np.arange(len(counts)), counts)
+        first = np.repeat(lows - (np.cumsum(counts) - counts), counts)
+        return which, self._rows[first + np.arange(len(which))].astype(np.int64)
+
+    def counts(self, clip_ids: Sequence[str]) -> Rows:
+        """How many rows have the hash of each id, (n,): nearly surely, how many are its own."""
+        return self._runs(clip_ids)[1]
+
+    def _runs(self, clip_ids: Sequence[str]) -> tuple[Rows, Rows]:
         hashes = hashes_of(clip_ids)
         by = np.argsort(hashes)  # sorted, so that the search stays in the cache
         lows, highs = (np.empty(len(hashes), np.int64) for _ in range(2))
         lows[by] = np.searchsorted(self._hashes, hashes[by], "left")
         highs[by] = np.searchsorted(self._hashes, hashes[by], "right")
-        counts = highs - lows
-        which = np.repeat(np.arange(len(hashes)), counts)
-        first = np.repeat(lows - (np.cumsum(counts) - counts), counts)
-        return which, self._rows[first + np.arange(len(which))].astype(np.int64)
+        return lows, highs - lows
 
     def shared(self) -> Rows:
         """Rows whose hash is not theirs alone, in order."""

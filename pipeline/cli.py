@@ -31,6 +31,7 @@ from mmfuse.pipeline.options import (
     opened_corpus,
     placed,
 )
+from mmfuse.pipeline.plan_cli import plan
 from mmfuse.pipeline.store_cli import COMMANDS
 
 if TYPE_CHECKING:
@@ -338,7 +339,7 @@ def sample(
         show(report.to_json(), report.summary().splitlines(), as_json=as_json)
 
 
-for command in COMMANDS:
+for command in (plan, *COMMANDS):
     app.command()(command)
 
 

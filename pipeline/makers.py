@@ -89,6 +89,35 @@ class Maker(Protocol):
         """Entries by stream name, from what came out for each item."""
 
 
+def load_audio(clip: Clip) -> Loaded | None:
+    """See `AudioMaker.load`."""
+    if clip.audio is None:
+        return None
+    data = clip.audio.read()
+    return Loaded(data, blake3(data).digest())
+
+
+def load_midi(clip: Clip) -> Loaded | None:
+    """See `MidiMaker.load`."""
+    if clip.midi is None:
+        return None
+    data = clip.midi.read()
+    if not needs_files(clip):
+        told = align(clip)
+        return Loaded(data, blake3(data + f"|{told.offset_s}|{told.note}".encode()).digest())
+    audio, note = (None, "") if clip.origins.audio else audio_origin(clip)
+    place = f"|{clip.origins}|{clip.estimate}|{audio}|{note}"
+    return Loaded(data, blake3(data + place.encode()).digest(), audio, note)
+
+
+def load_text(clip: Clip) -> Loaded | None:
+    """See `TextMaker.load`."""
+    if clip.text is None:
+        return None
+    data = clip.text.encode("utf-8", errors="surrogatepass")
+    return Loaded(data, blake3(data).digest())
+
+
 class AudioMaker:
     """Frames of an audio encoder."""
 
@@ -100,10 +129,7 @@ class AudioMaker:
 
     def load(self, clip: Clip) -> Loaded | None:
         """The file as it is; its hash is the entry's content."""
-        if clip.audio is None:
-            return None
-        data = clip.audio.read()
-        return Loaded(data, blake3(data).digest())
+        return load_audio(clip)
 
     def decode(self, clip: Clip, loaded: Loaded) -> "Audio":
         """Samples at the file's own rate."""
@@ -158,15 +184,7 @@ class MidiMaker(_Direct):
         FF 54 lies in the file itself; of the audio no more than headers are read, and these only
         where the manifest leaves the audio's start open.
         """
-        if clip.midi is None:
-            return None
-        data = clip.midi.read()
-        if not needs_files(clip):
-            told = align(clip)
-            return Loaded(data, blake3(data + f"|{told.offset_s}|{told.note}".encode()).digest())
-        audio, note = (None, "") if clip.origins.audio else audio_origin(clip)
-        place = f"|{clip.origins}|{clip.estimate}|{audio}|{note}"
-        return Loaded(data, blake3(data + place.encode()).digest(), audio, note)
+        return load_midi(clip)
 
     def decode(self, clip: Clip, loaded: Loaded) -> Entry:
         """Parse and align: the `notes` entry."""
@@ -203,10 +221,7 @@ class _Text:
 
     def load(self, clip: Clip) -> Loaded | None:
         """The text as UTF-8; what can't be encoded is reported by `decode`."""
-        if clip.text is None:
-            return None
-        data = clip.text.encode("utf-8", errors="surrogatepass")
-        return Loaded(data, blake3(data).digest())
+        return load_text(clip)
 
 
 class TextMaker(_Text, _Direct):

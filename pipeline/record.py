@@ -37,8 +37,9 @@ def note_run(
     makers: Sequence[Maker],
     compute: Compute,
     report: Report,
+    workers: int = 1,
 ) -> None:
-    """Write down how the streams of these makers were made."""
+    """Write down how the streams of these makers were made; the speed, of those that were."""
     sections = config.preprocessing.model_dump(mode="json")
     common = {
         "corpus": str(corpus.path.resolve()),
@@ -57,10 +58,14 @@ def note_run(
     }
     path = root / layout.META / _NAME
     streams = _read(root).get("streams", {}) if path.exists() else {}
+    speed = {name: common[name] for name in ("finished", "seconds", "audio_s", "device")}
     for maker in makers:
         settings = {maker.modality: sections[maker.modality]}
         for spec in maker.specs:
-            streams[spec.key] = {**common, "preprocessing": settings}
+            before = streams.get(spec.key, {}).get("speed")
+            made = report.made[spec.name]
+            now = {**speed, "entries": made, "workers": workers} if made else before
+            streams[spec.key] = {**common, "preprocessing": settings, "speed": now}
     layout.write_durably(path, layout.to_sealed_json({"streams": streams}))
 
 

@@ -112,7 +112,8 @@ def make_features(
         with stopping_within(_STOP_S):
             run(place)
         report.seconds = time.monotonic() - began
-        note_run(store, corpus, config, makers, compute, report)
+        workers = executor.workers if executor else 1
+        note_run(store, corpus, config, makers, compute, report, workers)
     report.root = writer.manifest["root"]
     report.seconds = time.monotonic() - began
     return report
