@@ -230,7 +230,7 @@ def read_bytes(root: Path, path: Path) -> bytes:
     return path.read_bytes()
 
 
-def parse_json(path: Path, raw: bytes) -> Any:
+def parse_json(path: Path | str, raw: bytes) -> Any:
     """JSON that was read from `path`.
 
     Raises:

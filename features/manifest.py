@@ -43,9 +43,16 @@ def read_manifest(root: Path) -> dict[str, Any]:
     Raises:
         StoreError: damaged, or written by a newer version.
     """
-    path = manifest_path(root)
-    raw = layout.read_bytes(root, path)
-    document = layout.parse_json(path, raw)
+    return parse_manifest(layout.read_bytes(root, manifest_path(root)), root)
+
+
+def parse_manifest(raw: bytes, root: Path | str) -> dict[str, Any]:
+    """The manifest of the store at `root`, which may be elsewhere, from its bytes.
+
+    Raises:
+        StoreError: damaged, or written by a newer version.
+    """
+    document = layout.parse_json(f"{root}/{layout.META}/{NAME}", raw)
     if not isinstance(document, dict) or not isinstance(document.get("streams"), dict):
         raise _damaged(root, "it has no streams")
     if document.get("format") != layout.FORMAT_VERSION:
@@ -156,7 +163,7 @@ def _most_rows() -> int:
     return layout.MAX_INNER * layout.INNER_ROWS
 
 
-def _damaged(root: Path, fault: str) -> StoreError:
+def _damaged(root: Path | str, fault: str) -> StoreError:
     return StoreError(
         f"the manifest of {root} is damaged: {fault}; restore {layout.META}/{NAME} from a copy"
     )

@@ -23,7 +23,12 @@ from mmfuse.features.errors import MMFuseError
 from mmfuse.pipeline.report import SCHEMA_VERSION
 
 OK, NOTE, FAULT = "ok", "note", "FAULT"
-_EXTRAS = {"onnxruntime": "onnx", "distributed": "dask", "pretty_midi": "pretty-midi"}
+_EXTRAS = {
+    "onnxruntime": "onnx",
+    "distributed": "dask",
+    "pretty_midi": "pretty-midi",
+    "obstore": "s3",
+}
 _ROOM_BYTES = 2**30
 _IMPORT_S = 120
 _CODECS = (("WAV", "PCM_24"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"),

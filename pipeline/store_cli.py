@@ -130,9 +130,40 @@ def subset(
         show(document, lines, as_json=as_json)
 
 
+def pull(
+    source: Annotated[
+        str, typer.Argument(help="s3://bucket/prefix, http(s)://..., or a folder: a store.")
+    ],
+    store: Annotated[Path, typer.Argument(help="Folder to fetch it into.")],
+    stream: Annotated[
+        list[str] | None, typer.Option("--stream", help="Name or key of a stream; else all.")
+    ] = None,
+    shards: Annotated[
+        str | None, typer.Option("--shards", help="A-B: numbers of the shards of each stream.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, max=64, help="Ranges of 8 MiB fetched at once.")
+    ] = 8,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Fetch a store from elsewhere, checked shard by shard; a pull that was killed goes on.
+
+    Example: mmfeat pull s3://bucket/store.zarr demo/store.zarr --stream logmel
+    """
+    with user_errors("mmfeat", verbose):
+        from mmfuse.features.pull import pull as pull_store
+        from mmfuse.features.pull import read_numbers
+        from mmfuse.pipeline.upkeep import pulled
+
+        report = pull_store(source, store, stream or (), read_numbers(shards), workers)
+        document, lines = pulled(report)
+        show(document, lines, as_json=as_json)
+
+
 def _exit(code: int) -> None:
     if code:
         raise SystemExit(code)
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (verify, gc, merge, subset)
+COMMANDS: tuple[Callable[..., None], ...] = (verify, gc, merge, subset, pull)

@@ -9,6 +9,7 @@ from mmfuse.features.assemble import Combined
 from mmfuse.features.corpus import SPLITS, open_corpus
 from mmfuse.features.errors import ConfigError
 from mmfuse.features.gc import Sweep
+from mmfuse.features.pull import Pulled
 from mmfuse.features.store import open_store
 from mmfuse.features.verify import Verification
 from mmfuse.pipeline.report import SCHEMA_VERSION
@@ -76,6 +77,17 @@ def combined(report: Combined) -> View:
     if report.duplicates:
         lines.append(f"  {report.duplicates} entries were in several stores, and are taken once")
     lines.append(f"root {report.root}")
+    return document, lines
+
+
+def pulled(report: Pulled) -> View:
+    """What came from elsewhere."""
+    document = {"schema_version": SCHEMA_VERSION, **asdict(report)}
+    lines = [
+        f"{report.store}: {report.fetched} files fetched, {report.bytes / 1e6:.1f} MB; "
+        f"{report.kept} were here; {report.streams} streams, {report.shards} shards",
+        f"root {report.root}",
+    ]
     return document, lines
 
 
