@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
+
 from mmfuse.features.errors import ClipError
+from mmfuse.pipeline import limits
 from mmfuse.pipeline.executors import Done
 from mmfuse.pipeline.makers import TextMaker
 
@@ -32,7 +35,8 @@ class Fault:
                 self._strike()
             return good(maker, clip, loaded)
 
-        with mock.patch.object(TextMaker, "decode", decode):
+        small = mock.patch.object(limits, "machine_bytes", lambda: 4 << 30)
+        with mock.patch.object(TextMaker, "decode", decode), small:
             return do(task)
 
     def _strikes(self):
@@ -49,6 +53,9 @@ class Fault:
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.kind == "hang":
             time.sleep(1000)
+        elif self.kind == "eat":
+            held = [np.ones(1 << 25) for _ in range(100)]  # 25 GiB
+            raise AssertionError(len(held))
         elif self.kind == "exception":
             raise RuntimeError("a fault of ours")
         raise ClipError("bad", "as bad clips are")
