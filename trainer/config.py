@@ -16,7 +16,19 @@ from mmfuse.features.config import DataConfig, Preprocessing, Strict, read_toml,
 MODALITIES = ("text", "audio", "midi")
 
 
-class MelCNNConfig(Strict):
+Schedule = Literal["cosine", "linear", "constant"]
+
+
+class EncoderConfig(Strict):
+    """What the optimizer does with an encoder; left out, the same as with the rest of the model."""
+
+    lr: float = Field(default=0.0, ge=0)  # peak learning rate of its own; 0 takes train.lr
+    weight_decay: float | None = Field(default=None, ge=0)  # its own; left out: train.weight_decay
+    schedule: Schedule | None = None  # its own; left out: train.schedule
+    freeze_until_step: int = Field(default=0, ge=0)  # does not learn before; then warms up
+
+
+class MelCNNConfig(EncoderConfig):
     """Convolutions over the `logmel` stream."""
 
     type: Literal["mel_cnn"] = "mel_cnn"
@@ -27,7 +39,7 @@ class MelCNNConfig(Strict):
     mask_frames: int = Field(default=50, ge=0)  # longest stretch of frames blanked in training
 
 
-class StoredConfig(Strict):
+class StoredConfig(EncoderConfig):
     """What encoders over a pretrained model's stored rows have in common."""
 
     hidden_dim: int = Field(default=64, ge=8)
@@ -36,7 +48,6 @@ class StoredConfig(Strict):
     attention_heads: int = Field(default=4, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     pretrained_model: str = ""  # the model behind the rows; "" takes what the store has
-    lr: float = Field(default=0.0, ge=0)  # learning rate of its own; 0 takes train.lr
 
 
 class Wav2Vec2Config(StoredConfig):
@@ -79,7 +90,7 @@ class TextEmbeddingConfig(StoredConfig):
     stride: Literal[1, 2, 4, 8, 16] = 1  # tokens in one step of the result
 
 
-class EventBasedConfig(Strict):
+class EventBasedConfig(EncoderConfig):
     """A transformer over the `midi_tokens` stream."""
 
     type: Literal["event_based"] = "event_based"
@@ -94,7 +105,7 @@ class EventBasedConfig(Strict):
     )  # semitones up or down, drawn per clip in training
 
 
-class MusicTransformerConfig(Strict):
+class MusicTransformerConfig(EncoderConfig):
     """Relative attention over the `midi_tokens` stream."""
 
     type: Literal["music_transformer"] = "music_transformer"
@@ -107,10 +118,9 @@ class MusicTransformerConfig(Strict):
     dropout: float = Field(default=0.3, ge=0, lt=1)
     token_dropout: float = Field(default=0.2, ge=0, lt=1)  # share of events hidden in training
     transpose: int = Field(default=6, ge=0, le=12)  # semitones up or down in training
-    lr: float = Field(default=0.0, ge=0)  # learning rate of its own; 0 takes train.lr
 
 
-class PianoRollConfig(Strict):
+class PianoRollConfig(EncoderConfig):
     """Convolutions over the `piano_roll` stream."""
 
     type: Literal["piano_roll"] = "piano_roll"
@@ -119,10 +129,9 @@ class PianoRollConfig(Strict):
     stride: Literal[4, 8, 16, 32] = 8  # frames in one step of the result
     dropout: float = Field(default=0.2, ge=0, lt=1)
     transpose: int = Field(default=0, ge=0, le=12)  # semitones up or down in training
-    lr: float = Field(default=0.0, ge=0)  # learning rate of its own; 0 takes train.lr
 
 
-class TextEncoderConfig(Strict):
+class TextEncoderConfig(EncoderConfig):
     """A small transformer and a bag of subwords over the `text_tokens` stream."""
 
     type: Literal["text"] = "text"
@@ -311,6 +320,7 @@ class TrainConfig(Strict):
     accumulate: int = Field(default=1, ge=1)  # batches in one optimizer step
     lr: float = Field(default=2e-3, gt=0)  # peak, after warm-up
     warmup_steps: int = Field(default=20, ge=0)  # optimizer steps
+    schedule: Schedule = "cosine"  # from there on: down to 0, straight down to 0, or as it is
     weight_decay: float = Field(default=0.05, ge=0)  # AdamW's, on matrices only
     grad_clip: float = Field(default=1.0, ge=0)  # global L2 norm; 0 turns clipping off
     patience: int = Field(default=12, ge=1)  # epochs without a better validation macro-F1
@@ -323,6 +333,7 @@ class TrainConfig(Strict):
     ) = "none"  # a name, or a section [train.balance] with type and parameters
     imbalance: float = Field(default=5.0, gt=1)  # times between encoders' gradients: a warning
     modality_dropout: float = Field(default=0.25, ge=0, lt=1)  # per clip; never all
+    modality_dropout_warmup: int = Field(default=0, ge=0)  # epochs in which it rises from 0
     ema: float = Field(default=0.95, ge=0, lt=1)  # decay of the weights' average; 0: no average
     crop_s: float = Field(default=8.0, ge=0)  # random crop in training; 0 takes whole clips
     views: bool = False  # draw one of the stored views of each train clip, anew in each epoch

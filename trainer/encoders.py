@@ -13,6 +13,7 @@ from mmfuse.features.errors import ConfigError, StoreError
 from mmfuse.features.spec import StreamSpec
 from mmfuse.trainer.audio_encoders import MelCNNEncoder
 from mmfuse.trainer.config import (
+    EncoderConfig,
     EventBasedConfig,
     MelCNNConfig,
     MusicTransformerConfig,
@@ -34,8 +35,9 @@ from mmfuse.trainer.stored_encoders import (
 )
 from mmfuse.trainer.text_encoders import TextEncoder
 
+_OPTIMIZER = ("type", *EncoderConfig.model_fields)
 _OTHERS = (
-    "type", "lr", "source", "layers", "pretrained_model", "random_weights", "freeze",
+    *_OPTIMIZER, "source", "layers", "pretrained_model", "random_weights", "freeze",
     "unfreeze_at_step",
 )  # fmt: skip
 
@@ -164,7 +166,7 @@ def stream_names(config: Any, first: StreamSpec | None = None, seeded: bool = Fa
     return names[:1] if first is None else names
 
 
-def _arguments(config: Any, without: tuple[str, ...] = ("type", "lr")) -> dict[str, Any]:
+def _arguments(config: Any, without: tuple[str, ...] = _OPTIMIZER) -> dict[str, Any]:
     return {name: value for name, value in config.model_dump().items() if name not in without}
 
 

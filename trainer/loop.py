@@ -19,7 +19,7 @@ from mmfuse.trainer.config import TrainConfig
 from mmfuse.trainer.dataset import Dataset
 from mmfuse.trainer.losses import WHOLE, class_weights, shares_of, terms_of, weighed
 from mmfuse.trainer.model import FusionModel, drop_modalities
-from mmfuse.trainer.optim import average, cosine, set_rates
+from mmfuse.trainer.optim import average, factor, set_rates
 from mmfuse.trainer.state import Fit, Record, State
 
 _EVAL_CLIPS = 64
@@ -62,7 +62,8 @@ def fit(
     """
     clips, validation = data.clips_of("train"), data.clips_of("validation")
     window_size = config.batch_size * config.accumulate
-    steps = config.epochs * -(-len(clips) // window_size)
+    steps_an_epoch = -(-len(clips) // window_size)
+    steps, rising = (n * steps_an_epoch for n in (config.epochs, config.modality_dropout_warmup))
     weights_C = class_weights(data, clips) if config.class_weights else None
     state = State(model, config)
     optimizer, averaged, balance = state.optimizer, state.averaged, state.balance
@@ -84,7 +85,8 @@ def fit(
                 set_rates(optimizer, result.steps, config, steps)
                 views = data.draw_views(rows, config.seed, state.epoch)
                 window = data.plan(rows, config.crop_s, state.crops, views)
-                shown_WM = drop_modalities(window.present_BM, config.modality_dropout)
+                dropout = config.modality_dropout * risen(result.steps, rising)
+                shown_WM = drop_modalities(window.present_BM, dropout)
                 loss = torch.zeros(())
                 optimizer.zero_grad(set_to_none=True)
                 for part in slices(len(rows), config.batch_size):
@@ -110,7 +112,7 @@ def fit(
             record = {
                 "epoch": state.epoch,
                 "step": result.steps,
-                "lr": config.lr * cosine(result.steps, config.warmup_steps, steps),
+                "lr": config.lr * factor(config.schedule, result.steps, config.warmup_steps, steps),
                 "train_loss": state.mean_loss(),
                 **validated(data, validation, predict_all(averaged, data, validation)),
                 **state.norms.record(),
@@ -127,6 +129,11 @@ def fit(
         result.interrupted = True
     model.load_state_dict(state.best)
     return result
+
+
+def risen(step: int, steps: int) -> float:
+    """Share of modality dropout at a step: straight up from 0 over so many steps, then 1."""
+    return min(1.0, step / steps) if steps else 1.0
 
 
 def slices(count: int, size: int) -> list[slice]:

@@ -53,8 +53,9 @@ class FusionModel(nn.Module):
         self.encoders = nn.ModuleDict(
             {name: build_encoder(encoders[name], spec) for name, spec in specs.items()}
         )
-        self.lr = {name: getattr(encoders[name], "lr", 0.0) for name in specs}
+        self.sections = {name: encoders[name] for name in specs}
         dims = {name: section.hidden_dim for name, section in encoders.items()}
+        self.held: dict[str, list[nn.Parameter]] = {}  # what waits for `freeze_until_step`
         self.fusion = build_fusion(config.fusion, dims)
         self.head = nn.Linear(self.fusion.out_dim, classes)
         alone = dims if unimodal_heads and len(dims) > 1 else {}
@@ -89,10 +90,20 @@ class FusionModel(nn.Module):
         }
 
     def thaw(self, step: int) -> None:
-        """Freeze and unfreeze pretrained parts as an optimizer step, from 0, has them."""
-        for encoder in self.encoders.values():
+        """Freeze and unfreeze encoders, and pretrained parts, as an optimizer step, from 0, has it.
+
+        Depends on nothing but the step.
+        """
+        for name, encoder in self.encoders.items():
+            begun = step >= self.sections[name].freeze_until_step
             if isinstance(encoder, FineTunedEncoder):
-                encoder.thaw(step)
+                encoder.thaw(step if begun else 0)
+            if not begun and name not in self.held:
+                self.held[name] = [p for p in encoder.parameters() if p.requires_grad]
+            for parameter in self.held.get(name, []):
+                parameter.requires_grad_(begun)
+            if begun:
+                self.held.pop(name, None)
 
 
 def drop_modalities(present_BM: Tensor, p: float) -> Tensor:

@@ -21,21 +21,32 @@ def build_optimizer(model: FusionModel, config: TrainConfig) -> torch.optim.Adam
     """AdamW with one group for each part of the model, with and without decay."""
     groups = parameter_groups(model, config.weight_decay)
     for group in groups:
+        section = model.sections.get(group["name"].partition("/")[0].partition(".")[0])
         group["peak"] = group.get("lr", config.lr)
+        group["schedule"] = getattr(section, "schedule", None) or config.schedule
+        group["begins"] = getattr(section, "freeze_until_step", 0)
     return torch.optim.AdamW(groups, lr=config.lr, foreach=True)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, step: int, config: TrainConfig, steps: int) -> None:
-    """Give each group its rate at an optimizer step, counted from 0, of so many in all."""
+    """Give each group its rate at an optimizer step, counted from 0, of so many in all.
+
+    The schedule of an encoder that is frozen at first begins when it begins to learn.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * cosine(step, config.warmup_steps, steps)
+        begins = group["begins"]
+        known = group["schedule"], step - begins, config.warmup_steps, steps - begins
+        group["lr"] = group["peak"] * factor(*known) if step >= begins else 0.0
 
 
-def cosine(step: int, warmup: int, steps: int) -> float:
-    """Factor of the learning rate: a straight rise, then a half cosine to 0."""
+def factor(schedule: str, step: int, warmup: int, steps: int) -> float:
+    """Factor of the learning rate: a straight rise, then what the schedule says, down to 0."""
     if step < warmup:
         return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+    share = min(1.0, (step - warmup) / max(1, steps - warmup))
+    if schedule == "constant":
+        return 1.0
+    return 1 - share if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * share))
 
 
 def average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> None:
@@ -51,17 +62,20 @@ def parameter_groups(model: FusionModel, weight_decay: float) -> Groups:
 
     Every parameter that trains, now or after a thaw, is in exactly one group: an optimizer that
     misses some trains a model that looks whole. A group has an `lr` where the configuration gives
-    its encoder one; in a fine-tuned encoder that is the pretrained part's.
+    its encoder one; in a fine-tuned encoder that is the pretrained part's. `weight_decay` is that
+    of parts whose encoder has none of its own.
     """
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for part, parameter in _parts(model):
         decays = parameter.ndim > 1
+        own = getattr(model.sections.get(part.partition(".")[0]), "weight_decay", None)
+        decay = weight_decay if own is None else own
         group = groups.setdefault(
             (part, decays),
             {
                 "name": f"{part}/{'decay' if decays else 'no_decay'}",
                 "params": [],
-                "weight_decay": weight_decay if decays else 0.0,
+                "weight_decay": decay if decays else 0.0,
                 **_own_lr(model, part),
             },
         )
@@ -89,7 +103,7 @@ def _parts(model: FusionModel) -> Iterator[tuple[str, nn.Parameter]]:
 
 def _later(model: FusionModel) -> set[int]:
     """Parameters that are frozen now and will not be, by id."""
-    return {
+    return {id(parameter) for held in model.held.values() for parameter in held} | {
         id(parameter)
         for encoder in model.encoders.values()
         if isinstance(encoder, FineTunedEncoder)
@@ -99,7 +113,7 @@ def _later(model: FusionModel) -> set[int]:
 
 def _own_lr(model: FusionModel, part: str) -> dict[str, float]:
     name, _, pretrained = part.partition(".")
-    lr = model.lr.get(name, 0.0)
+    lr = getattr(model.sections.get(name), "lr", 0.0)
     if not lr or (isinstance(model.encoders[name], FineTunedEncoder) and not pretrained):
         return {}
     return {"lr": lr}
