@@ -41,7 +41,7 @@ class EarlyFusion(SequenceFusion):
 
     def forward(self, streams: Mapping[str, Encoded], present_BM: Tensor) -> Tensor:
         """Sequences of all modalities -> (B, (M + 1) * hidden_dim)."""
-        steps = [self.summary.expand(len(present_BM), 1, -1)]
+        steps = [self.summary.expand(present_BM.shape[0], 1, -1)]
         masks = [torch.ones_like(present_BM[:, :1])]
         for m, name in enumerate(self.modalities):
             step_BTD, mask_BT = self.segment(name, streams[name], present_BM[:, m])
@@ -157,7 +157,7 @@ class CrossModalAttention(SequenceFusion):
         }
         own_BTD, own_BT = segments[self.target]
         K = len(self.questions)
-        asked_BTD = torch.cat([self.questions.expand(len(own_BTD), -1, -1), own_BTD], dim=1)
+        asked_BTD = torch.cat([self.questions.expand(own_BTD.shape[0], -1, -1), own_BTD], dim=1)
         mask_BT = torch.cat([torch.ones_like(own_BT[:, :1]).expand(-1, K), own_BT], dim=1)
         asked_BTD = self.dropout(asked_BTD)
         heard = []
@@ -213,7 +213,7 @@ class BottleneckFusion(SequenceFusion):
         for m, name in enumerate(self.modalities):
             x_BTD, masks[name] = self.segment(name, streams[name], present_BM[:, m])
             steps[name] = self.dropout(x_BTD)
-        shared_BKD = self.bottleneck.expand(len(present_BM), -1, -1)
+        shared_BKD = self.bottleneck.expand(present_BM.shape[0], -1, -1)
         given_BM = given(present_BM).to(shared_BKD.dtype)
         share_BM = given_BM / given_BM.sum(dim=1, keepdim=True)
         for layers in self.layers:

@@ -116,7 +116,7 @@ class GatedFusion(PooledFusion):
         logits: Tensor = self.gate(torch.cat(vectors, dim=1))
         if self.kind == "softmax":
             return logits.unsqueeze(2).masked_fill(~here_BM1, -math.inf).softmax(dim=1)
-        z_BMD = torch.sigmoid(logits.view(len(logits), -1, self.out_dim))
+        z_BMD = torch.sigmoid(logits.view(logits.shape[0], -1, self.out_dim))
         if len(vectors) == 2:
             z_BMD = torch.cat([z_BMD, 1 - z_BMD], dim=1)
             z_BMD = torch.where(here_BM1.all(dim=1, keepdim=True), z_BMD, torch.ones_like(z_BMD))

@@ -123,16 +123,15 @@ def _views(
 
 def _mmfeat_line(path: Path, config: RunConfig, overrides: Sequence[str], modality: str) -> str:
     """The command that makes the streams that a modality's encoder reads."""
-    words = ["mmfeat", *mmfeat_words(path, config, modality)]
-    words += ["--corpus", str(config.data.corpus), "--store", str(config.data.store)]
+    rest = ["--corpus", str(config.data.corpus), "--store", str(config.data.store)]
     for override in overrides:
         if override.strip().startswith(("preprocessing.", "data.columns")):
-            words += ["--set", override]
-    return shlex.join(words)
+            rest += ["--set", override]
+    return shlex.join(["mmfeat", *mmfeat_words(path, config, modality, rest)])
 
 
-def mmfeat_words(path: Path, config: RunConfig, modality: str) -> list[str]:
-    """What to tell `mmfeat`, but for corpus and store, to make what a modality's encoder reads."""
+def mmfeat_words(path: Path, config: RunConfig, modality: str, rest: Sequence[str]) -> list[str]:
+    """What to tell `mmfeat` to make what a modality's encoder reads; `rest` says where, and more."""
     encoder = config.model.encoders()[modality]
     section = getattr(config.preprocessing, modality)
     maker = MAKERS.get(stream_names(encoder)[0].partition("_layer")[0])
@@ -141,6 +140,7 @@ def mmfeat_words(path: Path, config: RunConfig, modality: str) -> list[str]:
         words = ["extract", "--encoder", str(maker), "--config", str(path)]
         if getattr(encoder, "source", "") == "stored" and getattr(encoder, "pretrained_model", ""):
             words += ["--model", encoder.pretrained_model]
+    words += rest
     wanted, made = _layers(encoder), getattr(section, "layers", "last")
     if wanted is not None and made not in (wanted, "all"):
         words += ["--set", f'preprocessing.audio.layers="{wanted}"']

@@ -109,9 +109,7 @@ class TokenEmbedding(nn.Module):
     def intervals(self, tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Semitones from the last NOTE_ON to this one, 1..2 * WIDEST + 1; 0 for other events."""
         on_BT = mask_BT & (self.octave_V[tokens_BT] > 0) & (self.octave_V[tokens_BT] <= OCTAVES)
-        steps_T = torch.arange(tokens_BT.shape[1])
-        last_BT = torch.where(on_BT, steps_T, -1).cummax(dim=1).values
-        before_BT = F.pad(last_BT, (1, -1), value=-1)
+        before_BT = F.pad(_last(on_BT), (1, -1), value=-1)
         pitch_BT = self.pitch_V[tokens_BT]
         leap_BT = pitch_BT - pitch_BT.gather(1, before_BT.clamp(min=0))
         known_BT = on_BT & (before_BT >= 0)
@@ -221,7 +219,7 @@ def _from_note_to_note(
     """
     steps_T = torch.arange(family_BT.shape[1])
     group_BT = torch.where(notes_BT, family_BT, FAMILIES)
-    order_BT = (group_BT * len(steps_T) + steps_T).argsort(dim=1)
+    order_BT = (group_BT * family_BT.shape[1] + steps_T).argsort(dim=1)
     group_BT, pitch_BT = group_BT.gather(1, order_BT), pitch_BT.gather(1, order_BT)
     time_BT = torch.where(notes_BT, times_BT, 0.0).gather(1, order_BT)
     known_BT = F.pad(group_BT[:, 1:] == group_BT[:, :-1], (1, 0)) & (group_BT < FAMILIES)
@@ -232,12 +230,24 @@ def _from_note_to_note(
     return leap_BT, torch.where(known_BT, gap_BT + 1, 0).gather(1, back_BT)
 
 
+def _last(on_BT: Tensor) -> Tensor:
+    """Step of the last True up to each step; -1 before the first.
+
+    What cummax would give, from operations that every export format has.
+    """
+    steps_BT = torch.arange(on_BT.shape[1]).expand(on_BT.shape)
+    count_BT = on_BT.cumsum(dim=1)
+    place_BT, step_BT = torch.where(on_BT, count_BT, 0), torch.where(on_BT, steps_BT, -1)
+    at_BK = F.pad(torch.full_like(count_BT, -1), (0, 1)).scatter(1, place_BT, step_BT)
+    return at_BK.gather(1, count_BT)
+
+
 def _roots(parts: list[tuple[Tensor, int]], mask_BT: Tensor) -> Tensor:
     """Roots of the shares of numbers below a size, for each of the parts: (B, sum of sizes)."""
     weight_BT = mask_BT / mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
     found = []
     for numbers_BT, size in parts:
-        share_BV = torch.zeros(len(mask_BT), size).scatter_add(1, numbers_BT, weight_BT)
+        share_BV = torch.zeros(mask_BT.shape[0], size).scatter_add(1, numbers_BT, weight_BT)
         found.append((share_BV * size).sqrt())
     return torch.cat(found, dim=1)
 

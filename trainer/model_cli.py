@@ -89,4 +89,32 @@ def evaluate(
         show(result, eval_lines(result), as_json=as_json)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"predict": predict, "eval": evaluate}
+def export(
+    run: RunArgument,
+    form: Annotated[
+        str, typer.Option("--format", help="safetensors, torch-export or onnx.")
+    ] = "safetensors",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write. Default: RUN-FORMAT")
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write a trained model into a folder of its own, with a model card.
+
+    A program is held against the model, for every subset of the modalities, before it is written.
+
+    Example: mmtrain export runs/late --format onnx
+    """
+    with user_errors("mmtrain", verbose):
+        from mmfuse.trainer.export import export as write
+
+        result = write(run, form, out or run.with_name(f"{run.name}-{form}"))
+        lines = [f"{result['out']}: {', '.join(result['files'])}"]
+        if result["parity"] is not None:
+            lines.append(f"logits differ by {result['parity']:.1e} at most, over all subsets")
+        lines.append(f"Next: mmtrain predict {result['out']} --corpus CORPUS")
+        show(result, lines, as_json=as_json)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"predict": predict, "eval": evaluate, "export": export}

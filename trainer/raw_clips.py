@@ -73,12 +73,12 @@ def make_features(
     began = time.monotonic()
     config = work / "features.toml"
     config.write_text(tomli_w.dumps(_document(saved, columns, work)), encoding="utf-8")
-    lines = {tuple(mmfeat_words(config, saved.config, name)): None for name in saved.specs}
+    where = ["--corpus", str(corpus), "--store", str(store)]
+    lines = {tuple(mmfeat_words(config, saved.config, name, where)): None for name in saved.specs}
     commands = []
-    for line in lines:
-        words = ["mmfeat", *line, "--corpus", str(corpus), "--store", str(store)]
-        commands.append(shlex.join(words))
-        _run([_program(), *words[1:], "--json"])
+    for words in lines:
+        commands.append(shlex.join(["mmfeat", *words]))
+        _run([_program(), *words, "--json"])
     return Made(commands, time.monotonic() - began)
 
 

@@ -54,7 +54,9 @@ class RelativeAttention(nn.Module):
         bias_BHTT = self.by_distance(q) + self.by_bars(bar_BT)
         bias_BHTT = bias_BHTT.masked_fill(~keys_BT[:, None, None], float("-inf"))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_BHTT)
-        out: Tensor = self.out(y.transpose(1, 2).reshape(B, T, D))
+        # a copy in every case: an export must not depend on how attention lays its result out
+        y_BTD = y.transpose(1, 2).clone(memory_format=torch.contiguous_format).view(B, T, D)
+        out: Tensor = self.out(y_BTD)
         return out
 
     def by_distance(self, q_BHTd: Tensor) -> Tensor:
