@@ -3,7 +3,8 @@
 The graph of a program reads `present` (B, M), bool, which says what to look at of which clip, and
 of each modality its rows, their mask and their seconds; it gives logits (B, C). Batch and lengths
 are free; where an encoder shortens a stream by a stride, lengths are multiples of it (padding
-changes nothing). Whatever stands where `present` or the mask is False has no influence, not even as NaN.
+changes nothing). What stands where `present` or the mask is False has no influence, not even as
+NaN.
 
 Before a program is written, it is held against the model: every subset of the modalities, two
 lengths.

@@ -131,7 +131,7 @@ def _mmfeat_line(path: Path, config: RunConfig, overrides: Sequence[str], modali
 
 
 def mmfeat_words(path: Path, config: RunConfig, modality: str, rest: Sequence[str]) -> list[str]:
-    """What to tell `mmfeat` to make what a modality's encoder reads; `rest` says where, and more."""
+    """What to tell `mmfeat` to make what a modality's encoder reads; `rest` says where and more."""
     encoder = config.model.encoders()[modality]
     section = getattr(config.preprocessing, modality)
     maker = MAKERS.get(stream_names(encoder)[0].partition("_layer")[0])
