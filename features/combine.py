@@ -20,6 +20,7 @@ from mmfuse.features.assemble import Assembly, Combined
 from mmfuse.features.errors import ConfigError, MissingError, StoreError
 from mmfuse.features.failures import read_failures
 from mmfuse.features.index import read_sidecar
+from mmfuse.features.int8 import with_scales
 from mmfuse.features.lock import store_lock
 from mmfuse.features.manifest import manifest_path, new_manifest, read_manifest
 
@@ -82,6 +83,7 @@ def subset(
     if manifest_path(out).exists():
         raise StoreError(f"{out} is a store already; name a new folder")
     wanted = None if ids is None else pa.array(sorted(ids), pa.string())
+    keys = None if keys is None else with_scales(manifest, keys)
     with store_lock(out):
         assembly = Assembly(out, _own_manifest(out))
         for key, stream in manifest["streams"].items():

@@ -101,6 +101,7 @@ class AudioPreprocessing(Strict):
     n_mels: int = Field(80, ge=1, le=512)
     f_min_hz: float = Field(0.0, ge=0)
     f_max_hz: float = Field(8000.0, gt=0)  # at most half the rate
+    dtype: Literal["float16", "int8"] = "float16"  # of frames on disk; waveform stays int16
     model: str = ""  # folder, or hub id with @revision
     layers: str = "last"  # last, all, mean, or numbers such as 0,6,12
     random_weights: int | None = Field(None, ge=0)  # seed of an architecture without its weights

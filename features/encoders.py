@@ -20,6 +20,7 @@ import numpy as np
 from mmfuse.features.audio import Audio, Samples, resample
 from mmfuse.features.config import AudioPreprocessing
 from mmfuse.features.errors import ConfigError, DecodeError
+from mmfuse.features.int8 import Int8Encoder, is_quantised, is_scales, quantised_entries
 from mmfuse.features.spec import Array, Entry, StreamSpec, all_finite
 from mmfuse.features.windows import Window, Windows
 
@@ -91,14 +92,17 @@ def join(
     """
     rows = [encoder.frames(window.real) for window in windows]
     overlap = encoder.windows.overlap if encoder.windows else "keep"
-    entries = {}
-    for spec in encoder.specs:
+    entries: dict[str, Entry] = {}
+    for spec in (spec for spec in encoder.specs if not is_scales(spec)):
         parts = [found[spec.name][:n] for found, n in zip(outputs, rows, strict=True)]
         if overlap == "average":
             values, table = _averaged(spec, windows, parts)
         else:
             values = np.concatenate(parts)
             table = tuple((w.start_s, n) for w, n in zip(windows, rows, strict=True))
+        if is_quantised(spec):
+            entries |= quantised_entries(spec, values, table)
+            continue
         values, note = _cast(spec, values)
         entries[spec.name] = Entry(values, windows=table, note=note)
     return entries
@@ -253,7 +257,8 @@ def build_encoder(config: AudioPreprocessing, compute: Compute = CPU) -> WindowE
             raise ConfigError(
                 f"encoder {config.encoder!r} ({place}) does not load: {error}"
             ) from None
-    return factory(config, compute)
+    encoder = factory(config, compute)
+    return Int8Encoder(encoder) if config.dtype == "int8" else encoder
 
 
 def _points() -> Sequence[Any]:

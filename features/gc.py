@@ -19,6 +19,7 @@ from mmfuse.features import derived, layout
 from mmfuse.features.census import LOCK, Extra, demanded, extra, files_of, is_work, open_work
 from mmfuse.features.errors import LockedError, MissingError, StoreError
 from mmfuse.features.index import read_sidecar, store_root_of
+from mmfuse.features.int8 import with_scales
 from mmfuse.features.lock import store_lock
 from mmfuse.features.manifest import IMMUTABLE, manifest_path, read_manifest, write_manifest
 from mmfuse.features.task import held_tasks
@@ -85,6 +86,7 @@ def _drop(root: Path, manifest: dict[str, Any], drop: Collection[str], *, dry_ru
         if key not in manifest["streams"]:
             known = ", ".join(sorted(manifest["streams"])) or "nothing"
             raise MissingError(f"store {root} has no stream {key!r}; it holds: {known}")
+    drop = with_scales(manifest, drop)
     if not drop:
         return
     for key in drop:

@@ -20,6 +20,7 @@ from mmfuse.features.census import files_of, open_work
 from mmfuse.features.errors import ConfigError, MissingError, StoreError
 from mmfuse.features.failures import seal_fault
 from mmfuse.features.index import read_sidecar, root_of, store_root_of
+from mmfuse.features.int8 import with_scales
 from mmfuse.features.lock import store_lock
 from mmfuse.features.manifest import (
     MUTABLE,
@@ -115,7 +116,7 @@ def _keys(manifest: dict[str, Any], names: Collection[str], address: str) -> set
             held = ", ".join(sorted(manifest["streams"])) or "nothing"
             raise MissingError(f"{address} has no stream {name!r}; it holds: {held}")
         chosen |= found
-    return chosen if names else set(manifest["streams"])
+    return set(with_scales(manifest, chosen) if names else manifest["streams"])
 
 
 def _own_shards(out: Path, manifest: dict[str, Any]) -> dict[str, set[int]]:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from mmfuse.features import layout
 from mmfuse.features.entries import Entries
-from mmfuse.features.errors import ConfigError, MissingError
+from mmfuse.features.errors import ConfigError, MissingError, StoreError
 from mmfuse.features.failures import read_failures
 from mmfuse.features.index import SCHEMA
+from mmfuse.features.int8 import is_quantised, scales_spec
 from mmfuse.features.manifest import manifest_path, read_manifest
 from mmfuse.features.shards import ACCESS, open_shards
 from mmfuse.features.sidecars import Sidecars
@@ -85,8 +86,20 @@ class FeatureStore:
             )
         key = matches[0]
         if key not in self._open:
-            self._open[key] = Stream(self.path, key, self.manifest["streams"][key], self.access)
+            self._open[key] = self._opened(key)
         return self._open[key]
+
+    def _opened(self, key: str) -> "Stream":
+        document = self.manifest["streams"][key]
+        spec = StreamSpec.from_json(document["spec"])
+        if not is_quantised(spec):
+            return Stream(self.path, key, document, self.access)
+        from mmfuse.features.int8_stream import Int8Stream
+
+        scales = scales_spec(spec).key
+        if scales not in self.manifest["streams"]:
+            raise StoreError(f"store {self.path} lacks {scales}, without which {key} says nothing")
+        return Int8Stream(self.path, key, document, self.access, self[scales])
 
     def failures(self) -> pa.Table:
         """The failures table: clip id, stage, reason, detail, stream, content hash."""
@@ -171,8 +184,20 @@ class Stream:
             raise MissingError(f"stream {self.key} has no {what} {clip_id!r}")
         return self.at(entry)
 
+    @property
+    def dtype(self) -> "np.dtype[Any]":
+        """Of the values that `at` and `[]` give."""
+        return np.dtype(self.spec.dtype)
+
     def at(self, entry: int) -> Array:
-        """Values of an entry by its number, (rows, *item), read-only; a view of the map."""
+        """Values of an entry by its number, (rows, *item), read-only; a view of the map.
+
+        Of an int8 stream a float32 copy: `Int8Stream` in `int8_stream.py`.
+        """
+        return self.stored(entry)
+
+    def stored(self, entry: int) -> Array:
+        """What is on disk of an entry, in the spec's dtype; a view of the map."""
         start = int(self._entries.starts[entry])
         stop = start + int(self._entries.lengths[entry])
         return self._data.rows(int(self._shards_of([entry])[0]), start, stop)
@@ -210,4 +235,6 @@ class Stream:
         row = self.record(entry)
         windows = tuple((Fraction(w["start_s"]), int(w["rows"])) for w in row["windows"])
         origin_s = Fraction(row["origin_s"])
-        return frame_times_s(self.spec.timing, self.spec.fields, self.at(entry), origin_s, windows)
+        return frame_times_s(
+            self.spec.timing, self.spec.fields, self.stored(entry), origin_s, windows
+        )

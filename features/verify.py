@@ -19,6 +19,7 @@ from mmfuse.features.errors import MissingError, StoreError
 from mmfuse.features.failures import seal_fault
 from mmfuse.features.index import read_sidecar, root_of, store_root_of
 from mmfuse.features.manifest import MUTABLE, NAME, read_manifest
+from mmfuse.features.store import open_store
 from mmfuse.features.verify_shard import check_shard, check_sidecar
 
 _MANIFEST = f"{layout.META}/{NAME}"
@@ -89,6 +90,8 @@ def verify_store(root: Path, share: float = 0.0, seed: int = 0) -> Verification:
         report.findings += _check_stream(root, key, stream, share, seed, report)
         if key not in work:  # else what follows may be ahead of the manifest
             report.findings += _check_derived(root, key, stream)
+    if not report.findings:
+        report.findings += _check_scales(root, manifest)
     roots = [stream["root"] for stream in manifest["streams"].values()]
     if report.root is not None and (None in roots or store_root_of(roots) != report.root):
         what = "the root of the store is not that of its streams"
@@ -190,6 +193,20 @@ def _check_derived(root: Path, key: str, stream: dict[str, Any]) -> Iterator[Fin
     except (StoreError, OSError):
         return  # it has been told
     yield from _check_bytes(root, derived.offsets(key, stream, sidecars))
+
+
+def _check_scales(root: Path, manifest: Mapping[str, Any]) -> Iterator[Finding]:
+    """Entries of int8 streams without the scales that make numbers of them."""
+    from mmfuse.features.int8_stream import Int8Stream
+
+    store = open_store(root)
+    for key in [key for key, stream in manifest["streams"].items() if stream["root"] is not None]:
+        try:
+            stream = store[key]
+            if isinstance(stream, Int8Stream):
+                stream.scale_entries  # noqa: B018
+        except StoreError as error:
+            yield Finding(key, str(error), _restore(key))
 
 
 def _check_bytes(root: Path, files: Mapping[str, bytes]) -> Iterator[Finding]:

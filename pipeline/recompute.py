@@ -130,7 +130,7 @@ def _compare(
             if blake3(np.ascontiguousarray(values).tobytes()).digest() == row["digest"]:
                 yield None
                 continue
-            off = _distance(values, stream.at(number))
+            off = _distance(values, stream.stored(number))
             if not exact and off <= _ACROSS_DEVICES:
                 yield None
             else:

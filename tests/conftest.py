@@ -76,7 +76,7 @@ def others_agree():
                 for entry, (start, rows) in enumerate(zip(starts, lengths, strict=True)):
                     found = np.asarray(values[start : start + rows])
                     assert found.dtype == np.dtype(spec.dtype)
-                    assert found.tobytes() == stream.at(entry).tobytes(), (reader, key, entry)
+                    assert found.tobytes() == stream.stored(entry).tobytes(), (reader, key, entry)
                     compared += 1
         return compared
 

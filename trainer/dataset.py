@@ -299,8 +299,9 @@ class Dataset:
         float16 is copied as it is and cast by torch, which is ten times as fast as numpy.
         """
         spec, layers = self.streams[name].spec, len(self.layers[name])
+        dtype = self.streams[name].dtype.name
         longest = max(1, *(len(times) for _, times in parts))
-        raw = self._buffer(name, (len(parts), longest, layers, *spec.item), spec.dtype)
+        raw = self._buffer(name, (len(parts), longest, layers, *spec.item), dtype)
         times = self._buffer(f"{name} times", (len(parts), longest), "float32")
         lengths = torch.tensor([len(clock) for _, clock in parts])
         array, seconds = raw.numpy(), times.numpy()
@@ -310,7 +311,7 @@ class Dataset:
             array[b, len(clock) :] = 0
             seconds[b, : len(clock)], seconds[b, len(clock) :] = clock, np.nan
         mask = torch.arange(longest) < lengths[:, None]
-        ids = spec.timing.kind == "none" and np.dtype(spec.dtype).kind in "uib"
+        ids = spec.timing.kind == "none" and np.dtype(dtype).kind in "uib"
         x = raw.to(torch.int64 if ids else torch.float32)
         return x if layers > 1 else x.squeeze(2), times, mask
 

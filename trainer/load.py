@@ -221,13 +221,13 @@ def _matching(
     if "duration_s" in wanted:
         wanted.setdefault("hop_s", wanted["duration_s"])
     if first is not None:
-        wanted = {k: v for k, v in first.params.items() if k != "layer"}
+        wanted = {k: v for k, v in first.params.items() if k != "layer"} | {"dtype": first.dtype}
     specs = {key: spec for key, spec in store.specs().items() if spec.name == name}
     if not specs:
         raise MissingError(f"store {store.path} has no stream {name!r}; make it with: {make}")
     fitting, differing = [], ""
     for key, spec in specs.items():
-        stated = _stated(spec) if first is None else dict(spec.params)
+        stated = _stated(spec) if first is None else {**spec.params, "dtype": spec.dtype}
         others = [k for k, v in wanted.items() if k in stated and stated[k] != v]
         if others:
             k = others[0]
@@ -252,6 +252,8 @@ def _stated(spec: StreamSpec) -> dict[str, Any]:
     plain: dict[str, Any] = {
         k: v for k, v in spec.params.items() if isinstance(v, bool | int | float | str)
     }
+    if spec.dtype in ("float16", "int8"):  # samples and tokens have no choice
+        plain["dtype"] = spec.dtype
     if "vocabulary" in spec.params:
         plain["tokenization"] = spec.params["vocabulary"]["name"]
     if spec.name.startswith("wav2vec2"):
