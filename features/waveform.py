@@ -61,4 +61,5 @@ class Waveform:
 
     def encode(self, samples_BN: Samples) -> dict[str, Samples]:
         """(B, N) in [-1, 1] -> (B, N) scaled to int16 and rounded, not clipped yet."""
-        return {"waveform": np.rint(samples_BN * _FULL)}
+        with np.errstate(over="ignore"):  # of floats near their limit, which are clipped as well
+            return {"waveform": np.rint(samples_BN * _FULL)}

@@ -54,7 +54,7 @@ class Fault:
         elif self.kind == "hang":
             time.sleep(1000)
         elif self.kind == "eat":
-            held = [np.ones(1 << 25) for _ in range(100)]  # 25 GiB
+            held = [np.empty(1 << 25) for _ in range(100)]  # 25 GiB
             raise AssertionError(len(held))
         elif self.kind == "exception":
             raise RuntimeError("a fault of ours")

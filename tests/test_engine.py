@@ -1,11 +1,13 @@
 """The engine as a person uses it: workers, shares of an array, and what does not depend on them."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +15,7 @@ from test_executors import files
 from typer.testing import CliRunner
 
 from mmfuse.features.corpus import open_corpus
-from mmfuse.features.spec import StreamSpec
+from mmfuse.features.spec import Entry, StreamSpec
 from mmfuse.features.store import open_store
 from mmfuse.features.task import Known, TaskLock, TaskWriter, clear_locks, lock_path
 from mmfuse.pipeline.cli import app
@@ -36,21 +38,42 @@ def whole(sample, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("hash_seed", "zone", "locale", "workers"),
-    [("1", "Asia/Kathmandu", "C", 2), ("77", "America/St_Johns", "C.UTF-8", 1)],
-)
-def test_files_do_not_depend_on_workers_hashes_zone_or_locale(
-    sample, whole, tmp_path, hash_seed, zone, locale, workers
+    ("hash_seed", "zone", "locale", "umask", "options"),
+    [
+        ("1", "Asia/Kathmandu", "C", 0o077, ["--workers", "2"]),
+        ("77", "America/St_Johns", "C.UTF-8", 0o002, ["--workers", "1"]),
+        pytest.param("0", "UTC", "C", 0o022, ["--workers", "4"], marks=pytest.mark.slow),
+        pytest.param(
+            "5", "Pacific/Chatham", "C.UTF-8", 0o027, ["--executor", "dask", "--workers", "2"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_files_do_not_depend_on_workers_executor_hashes_zone_locale_umask_or_place(
+    sample, whole, tmp_path, hash_seed, zone, locale, umask, options
 ):
     program = "import sys; from mmfuse.pipeline.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", program, "tokenize", "--corpus", sample]
+    corpus = shutil.copytree(sample, tmp_path / "moved")
+    command = [sys.executable, "-c", program, "tokenize", "--corpus", corpus]
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "TZ": zone, "LC_ALL": locale}
     store = tmp_path / "elsewhere" / "s.zarr"
     subprocess.run(
-        [*command, "--store", store, "--workers", str(workers), "--quiet"],
-        env=environment, check=True,
+        [*command, "--store", store, *options, "--quiet"],
+        env=environment, check=True, umask=umask,
     )  # fmt: skip
     assert files(store) == files(whole)
+
+
+def test_the_order_of_a_manifest_does_not_show_in_the_root(sample, whole, tmp_path):
+    corpus = shutil.copytree(sample, tmp_path / "corpus")
+    table = pq.read_table(corpus / "manifest.parquet")
+    order = np.random.default_rng(4).permutation(len(table))
+    pq.write_table(table.take(order), corpus / "manifest.parquet")
+    for workers in (1, 2):
+        store = tmp_path / f"{workers}.zarr"
+        mmfeat("tokenize", "--corpus", corpus, "--store", store, "--workers", workers)
+        assert open_store(store).root == open_store(whole).root
+    assert files(tmp_path / "1.zarr") == files(tmp_path / "2.zarr") != files(whole)
 
 
 def test_parts_of_an_array_merge_to_the_same_root(sample, whole, tmp_path):
@@ -125,10 +148,6 @@ def test_a_stretch_of_a_manifest_reads_no_row_groups_outside_it(tmp_path, monkey
 
 
 def test_a_second_worker_waits_for_the_first_and_finds_everything_done(tmp_path):
-    import numpy as np
-
-    from mmfuse.features.spec import Entry
-
     found = []
 
     def second():

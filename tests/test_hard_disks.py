@@ -95,6 +95,21 @@ def test_a_full_disk_stops_the_run_and_harms_nothing_that_was_committed(mounted,
     assert_goes_on(moved, root)
 
 
+def test_an_extraction_on_a_full_disk_is_one_line_and_goes_on_where_there_is_room(
+    sample, mounted, tmp_path
+):
+    disk = mounted("-t", "tmpfs", "-o", "size=2m", "tmpfs")
+    line = ("extract", "--encoder", "waveform", "--corpus", sample)
+    error = mmfeat(*line, "--store", disk / "s.zarr", code=1).stderr
+    assert error.count("\n") == 1
+    assert "No space left on device" in error
+    moved = shutil.copytree(disk / "s.zarr", tmp_path / "moved.zarr")
+    mmfeat(*line, "--store", moved)
+    mmfeat(*line, "--store", tmp_path / "whole.zarr")
+    assert open_store(moved).root == open_store(tmp_path / "whole.zarr").root
+    assert verify_store(moved, 1.0).findings == []
+
+
 def test_a_limit_on_file_sizes_stops_the_run_and_harms_nothing(tmp_path, root):
     path = tmp_path / "s.zarr"
     write(path, MEL, range(10), seal_every=10)
@@ -122,9 +137,12 @@ def test_a_read_only_store_is_read_verified_and_inspected(tmp_path, mounted):
         StoreWriter(store)
 
 
-def test_of_two_writers_one_is_told_that_the_store_is_locked_and_nothing_is_lost(tmp_path, root):
-    path = tmp_path / "s.zarr"
-    for _ in range(4):
+@pytest.mark.parametrize("races", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_of_two_writers_one_is_told_that_the_store_is_locked_and_nothing_is_lost(
+    tmp_path, root, races
+):
+    for race in range(races):
+        path = tmp_path / f"{race}.zarr"
         both = [writing(path) for _ in range(2)]
         codes = []
         for process in both:
@@ -134,7 +152,7 @@ def test_of_two_writers_one_is_told_that_the_store_is_locked_and_nothing_is_lost
         assert 0 in codes
         assert set(codes) <= {0, LockedError.exit_code}
         assert open_store(path).root == root
-    assert verify_store(path, 1.0).findings == []
+        assert verify_store(path, 1.0).findings == []
 
 
 def test_the_lock_of_a_killed_writer_keeps_nobody_out(tmp_path, root):

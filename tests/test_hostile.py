@@ -13,10 +13,10 @@ from faults import Fault, Faulty
 from test_engine import mmfeat
 from test_executors import POISON, TEXT
 
+from mmfuse.features import rows
 from mmfuse.features.clip import Source
 from mmfuse.features.corpus import open_corpus
 from mmfuse.features.errors import ClipError, ConfigError
-from mmfuse.features.rows import _safe_rows
 from mmfuse.features.store import open_store
 from mmfuse.features.task import TaskLock, has_died, held_tasks
 from mmfuse.pipeline.executors import InProcess, executor_of
@@ -38,8 +38,8 @@ print(rows, re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 def texts(tmp_path):
     """A manifest of 100 short texts."""
     path = tmp_path / "m.jsonl"
-    rows = [{"id": f"clip-{n}", "text": f"word{n % 7} and {n}"} for n in range(100)]
-    path.write_text("\n".join(map(json.dumps, rows)))
+    lines = [{"id": f"clip-{n}", "text": f"word{n % 7} and {n}"} for n in range(100)]
+    path.write_text("\n".join(map(json.dumps, lines)))
     return path
 
 
@@ -75,12 +75,12 @@ def test_the_limit_on_memory_ends_with_its_block():
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
-def write_bomb(path, rows=80, cell=32 << 20, **options):
-    """A small Parquet file whose text unpacks to `rows` times `cell` bytes."""
+def write_bomb(path, count=80, cell=16 << 20, **options):
+    """A small Parquet file whose text unpacks to `count` times `cell` bytes."""
     text = pa.DictionaryArray.from_arrays(
-        pa.array(np.zeros(rows, np.int32)), pa.array(["x" * cell], pa.string())
+        pa.array(np.zeros(count, np.int32)), pa.array(["x" * cell], pa.string())
     )
-    ids = pa.array([f"c{n}" for n in range(rows)])
+    ids = pa.array([f"c{n}" for n in range(count)])
     table = pa.table({"id": ids, "text": text})
     options = {"compression": "zstd", "dictionary_pagesize_limit": 1 << 30, **options}
     pq.write_table(table, path, **options)
@@ -94,22 +94,23 @@ def test_a_parquet_cell_that_comes_back_in_every_row_is_unpacked_a_few_rows_at_a
         [sys.executable, "-c", MEASURES, bomb], capture_output=True, text=True, check=True
     )
     characters, peak_kib = map(int, done.stdout.split())
-    assert characters == 80 * (32 << 20)  # 2.5 GiB
+    assert characters == 80 * (16 << 20)  # 1.25 GiB
     assert peak_kib < 1 << 20
 
 
-def test_rows_unpacked_at_once_follow_the_largest_cell(tmp_path):
+def test_rows_unpacked_at_once_follow_the_largest_cell(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "_BATCH_BYTES", 2 << 20)
     path = tmp_path / "m.parquet"
-    for cell, expected in ((1 << 10, 256), (16 << 20, 15), (260 << 20, 1)):
-        write_bomb(path, rows=3, cell=cell)
+    for cell, expected in ((1 << 10, 256), (128 << 10, 15), (3 << 20, 1)):
+        write_bomb(path, count=3, cell=cell)
         group = pq.read_metadata(path).row_group(0)
-        assert _safe_rows(path, group, ["id", "text"]) == expected
-        assert _safe_rows(path, group, ["id"]) == 256
-    shared = pa.table({"id": ["a", "b"], "text": ["x" * (64 << 20)] * 2})
+        assert rows._safe_rows(path, group, ["id", "text"]) == expected
+        assert rows._safe_rows(path, group, ["id"]) == 256
+    shared = pa.table({"id": ["a", "b"], "text": ["x" * (512 << 10)] * 2})
     encoding = {"id": "PLAIN", "text": "DELTA_BYTE_ARRAY"}
     pq.write_table(shared, path, use_dictionary=False, column_encoding=encoding)
     group = pq.read_metadata(path).row_group(0)
-    assert _safe_rows(path, group, ["text"]) <= 4
+    assert rows._safe_rows(path, group, ["text"]) <= 4
 
 
 def test_a_manifest_of_copies_is_told_before_all_of_it_is_read(tmp_path):
@@ -201,12 +202,12 @@ def test_no_name_of_a_corpus_steers_the_terminal_in_any_command(tmp_path):
     folder = tmp_path / "corpus"
     folder.mkdir()
     (folder / f"{name.replace('/', '')}.mid").write_bytes(b"no MIDI")
-    rows = [
+    lines = [
         {"id": name, "text": "nul \0 here", "midi_path": f"{name.replace('/', '')}.mid"},
         {"id": f"{name}2", "text": "good", "midi_path": f"none{name}", "split": "train"},
     ]
     manifest = folder / "m.jsonl"
-    manifest.write_text("\n".join(map(json.dumps, rows)))
+    manifest.write_text("\n".join(map(json.dumps, lines)))
     store = tmp_path / "s.zarr"
     where = ("--corpus", manifest)
     shown = [
@@ -222,7 +223,7 @@ def test_no_name_of_a_corpus_steers_the_terminal_in_any_command(tmp_path):
     ]
     (store / f"stranger{name.replace('/', '')}").write_bytes(b"")
     shown += [mmfeat("verify", store, code=None), mmfeat("gc", store, "--dry-run")]
-    manifest.write_text("\n".join(json.dumps({**row, "id": name}) for row in rows))
+    manifest.write_text("\n".join(json.dumps({**row, "id": name}) for row in lines))
     shown.append(mmfeat("tokenize", *where, "--store", store, code=2))
     for result in shown:
         text = result.stdout + result.stderr
