@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmfuse.trainer import distributed
 from mmfuse.trainer.config import (
     BalanceConfig,
     GradientBlendingConfig,
@@ -90,13 +91,16 @@ class OgmGe(Balance):
 
     def settle(self, step: int, epoch: int) -> None:
         """Scale each encoder's gradients by its coefficient, and add the noise."""
+        distributed.add([self.sums_2M])
         options, (score_M, count_M) = self.options, self.sums_2M.clone()
         self.sums_2M.zero_()
         if epoch < options.first_epoch or 0 < options.last_epoch < epoch:
             return
         factor_M = modulation(score_M / count_M.clamp(min=1), count_M > 0, options.alpha)
         generator = torch.Generator(device=factor_M.device)
-        generator.manual_seed((self.seed << 32) + step)  # no other draw of training changes
+        generator.manual_seed(
+            ((self.seed << 32) + step) % 2**63
+        )  # no other draw of training changes
         for m, name in enumerate(self.model.modalities):
             for gradient in self.gradients(name):
                 noise = torch.zeros_like(gradient)
@@ -143,6 +147,10 @@ class MMPareto(Balance):
 
     def settle(self, step: int, epoch: int) -> None:
         """Put the joined gradient in the place of the sum."""
+        if distributed.size() > 1:
+            learning = [p for p in self.model.encoders.parameters() if p.requires_grad]
+            self.own = {p: self._own_of(p).clone() for p in learning}
+            distributed.add(list(self.own.values()))
         for name in self.model.modalities:
             parameters = [p for p in self.model.encoders[name].parameters() if p.grad is not None]
             if not parameters:

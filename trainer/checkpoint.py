@@ -21,6 +21,7 @@ from torch import Tensor
 from mmfuse.features.errors import ConfigError
 from mmfuse.features.layout import seal_fault, to_json, to_sealed_json, write_durably
 from mmfuse.features.store import FeatureStore
+from mmfuse.trainer import distributed
 from mmfuse.trainer.config import RunConfig
 from mmfuse.trainer.dataset import Dataset
 
@@ -129,6 +130,7 @@ def identity_of(config: RunConfig, data: Dataset, store: FeatureStore) -> dict[s
         for layers in data.layers.values()
         for stream in layers
     }
+    document["train"]["processes"] = distributed.size()
     rows = [rows.tolist() for rows in data.rows.values()]
     digests = {"clips": clips, "rows": rows}
     digested = {name: blake3(to_json(value)).hexdigest() for name, value in digests.items()}

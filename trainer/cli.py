@@ -51,7 +51,8 @@ def run(
     with user_errors("mmtrain", verbose):
         from mmfuse.trainer.progress import Progress
 
-        with Progress(quiet=quiet) as progress:
+        follower = os.environ.get("RANK", "0") != "0"
+        with Progress(quiet=quiet or follower) as progress:
             from mmfuse.trainer.run import train
 
             result = train(
@@ -62,6 +63,8 @@ def run(
                 report=progress.epoch,
                 warn=progress.warn,
             )
+        if not result:  # a process of torchrun that is not the first
+            return
         if not quiet or as_json:
             from mmfuse.trainer.summary import run_lines
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mmfuse.trainer import metrics
+from mmfuse.trainer import distributed, metrics
 from mmfuse.trainer.calibration import nll
 from mmfuse.trainer.checkpoint import Checkpoints
 from mmfuse.trainer.config import TrainConfig
@@ -58,10 +58,11 @@ def fit(
     Call inside `reproducible`. Ctrl-C ends training early, with the best weights so far.
     `report` gets one record an epoch. The unit of an optimizer step is a window of `accumulate`
     batches: order, crops, presence and losses are those of one large batch. With `checkpoints`,
-    training goes on from the newest one as if nothing had happened.
+    training goes on from the newest one as if nothing had happened. Processes of torchrun share
+    each window; the first one validates and writes.
     """
     clips, validation = data.clips_of("train"), data.clips_of("validation")
-    window_size = config.batch_size * config.accumulate
+    window_size = config.batch_size * config.accumulate * distributed.size()
     steps_an_epoch = -(-len(clips) // window_size)
     steps, rising = (n * steps_an_epoch for n in (config.epochs, config.modality_dropout_warmup))
     weights_C = class_weights(data, clips) if config.class_weights else None
@@ -71,7 +72,10 @@ def fit(
         state.unpack(*found)
         for record in state.fit.records:
             report(record)
-    result = state.fit
+    result, first = state.fit, distributed.rank() == 0
+
+    def heard() -> Record:
+        return validated(data, validation, predict_all(averaged, data, validation))
 
     def heads(clips: NDArray[np.int64]) -> dict[str, float]:
         return head_losses(data, clips, predict_all(averaged, data, clips))
@@ -82,14 +86,16 @@ def fit(
             order = data.order(clips, window_size, config.seed, state.epoch)
             for rows in order[state.done :]:
                 model.thaw(result.steps)
+                distributed.reseed(config.seed, result.steps)
                 set_rates(optimizer, result.steps, config, steps)
                 views = data.draw_views(rows, config.seed, state.epoch)
                 window = data.plan(rows, config.crop_s, state.crops, views)
                 dropout = config.modality_dropout * risen(result.steps, rising)
-                shown_WM = drop_modalities(window.present_BM, dropout)
+                shown_WM = distributed.from_first(drop_modalities(window.present_BM, dropout))
                 loss = torch.zeros(())
                 optimizer.zero_grad(set_to_none=True)
-                for part in slices(len(rows), config.batch_size):
+                parts = slices(len(rows), config.batch_size)
+                for part in parts[distributed.rank() :: distributed.size()]:
                     batch, shown_BM = data.gather(window[part]), shown_WM[part]
                     shares = shares_of(window.label_B, shown_WM, part, weights_C)
                     output = model(batch, shown_BM)
@@ -98,6 +104,8 @@ def fit(
                     balance.look(terms, output, batch, shown_BM)
                     torch.autograd.backward(total)
                     loss += total.detach()
+                distributed.add_gradients(model)
+                distributed.add([loss])
                 balance.settle(result.steps, state.epoch)
                 state.norms.note()
                 if config.grad_clip:
@@ -107,22 +115,25 @@ def fit(
                 if averaged is not model:
                     average(averaged, model, config.ema, result.steps)
                 state.windowed(loss)
-                if checkpoints and checkpoints.due():
+                if checkpoints and first and checkpoints.due():
                     checkpoints.save(result.steps, *state.pack())
             record = {
                 "epoch": state.epoch,
                 "step": result.steps,
                 "lr": config.lr * factor(config.schedule, result.steps, config.warmup_steps, steps),
                 "train_loss": state.mean_loss(),
-                **validated(data, validation, predict_all(averaged, data, validation)),
+                **(heard() if first else {}),
                 **state.norms.record(),
             }
+            record = distributed.told(record)
             result.records.append(record)
             if better(record, result.best):
                 result.best = {k.removeprefix("val_"): v for k, v in record.items() if "val_" in k}
                 result.best_epoch = state.epoch
                 state.best = copy.deepcopy(averaged.state_dict())
-            balance.close(state.epoch, lambda: (heads(clips), heads(validation)))
+            if first:
+                balance.close(state.epoch, lambda: (heads(clips), heads(validation)))
+            balance.unpack(distributed.told(balance.pack()))
             state.begin(state.epoch + 1)
             report(record)
     except KeyboardInterrupt:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import tomli_w
 from numpy.typing import NDArray
 
-from mmfuse.trainer import folder
+from mmfuse.trainer import distributed, folder
 from mmfuse.trainer.audio_encoders import MelCNNEncoder
 from mmfuse.trainer.checkpoint import Checkpoints, identity_of, refuse_another
 from mmfuse.trainer.config import RunConfig, load_run_config
@@ -53,7 +53,7 @@ def train(
         warn: called with what is not as it should be, one line each.
 
     Returns:
-        What result.json holds.
+        What result.json holds; nothing in processes of torchrun but the first, which only train.
 
     Raises:
         ConfigError: the configuration, the corpus or the folder can't be used, the folder holds an
@@ -69,8 +69,16 @@ def train(
     identity = identity_of(config, data, store)
     if not overwrite:
         refuse_another(path, identity)
+    if distributed.rank():
+        with reproducible(config.train.seed, config.train.threads), distributed.joined():
+            model = build_model(config, data)
+            distributed.meet()
+            checkpoints = Checkpoints(path, identity, config.train.checkpoint_s, warn)
+            fit(model, data, config.train, checkpoints=checkpoints)
+        return {}
     with (
         reproducible(config.train.seed, config.train.threads),
+        distributed.joined(),
         RunFolder(path, overwrite=overwrite) as run,
     ):
         (path / folder.RESOLVED).write_text(to_toml(config), encoding="utf-8")
@@ -81,6 +89,7 @@ def train(
             run.record(record)
             report(config, record)
 
+        distributed.meet()  # now nobody finds a checkpoint that was cleared
         fitted = fit(model, data, config.train, note, checkpoints)
         save_model(path / folder.MODEL, model, config, data, store)
         scores, probabilities_NC = evaluate(model, data, config)

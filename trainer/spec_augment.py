@@ -26,9 +26,9 @@ class SpecAugment(nn.Module):
         if not self.training:
             return x_BTF
         frames_B, bands_B = mask_BT.sum(dim=1), torch.full((len(x_BTF),), x_BTF.shape[2])
-        for _ in range(self.m_F):
+        for _ in range(self.m_F if self.F else 0):
             x_BTF = x_BTF.masked_fill(_stretch(bands_B, x_BTF.shape[2], self.F)[:, None], 0.0)
-        for _ in range(self.m_T):
+        for _ in range(self.m_T if self.T else 0):
             longest_B = (self.p * frames_B).long().clamp(max=self.T)
             hidden_BT = _stretch(frames_B, x_BTF.shape[1], longest_B)
             x_BTF = x_BTF.masked_fill(hidden_BT[:, :, None], 0.0)

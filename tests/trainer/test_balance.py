@@ -229,7 +229,9 @@ def test_mmpareto_joins_each_encoders_two_gradients(ready):
         torch.testing.assert_close(torch.cat(encoder), expected[name], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["gradient_blending", *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS[:2])]
+)
 def test_balanced_training_learns_goes_on_after_a_stop_and_is_not_the_default(
     plant, monkeypatch, kind
 ):

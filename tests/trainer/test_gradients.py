@@ -126,7 +126,7 @@ def weights_after(planted, monkeypatch, *overrides):
     def descent(model, config):
         groups = parameter_groups(model, 0.0)
         for group in groups:
-            group["peak"] = config.lr
+            group |= {"peak": config.lr, "schedule": "cosine", "begins": 0}
         return torch.optim.SGD(groups, lr=config.lr)
 
     monkeypatch.setattr(state, "build_optimizer", descent)
@@ -147,7 +147,7 @@ def weights_after(planted, monkeypatch, *overrides):
         ("train.ema=0.9", "train.grad_clip=0.1", "train.epochs=2"),
     ],
 )
-@pytest.mark.parametrize("fusion", ["late", "cross_modal"])
+@pytest.mark.parametrize("fusion", ["late", pytest.param("cross_modal", marks=pytest.mark.slow)])
 def test_accumulated_batches_equal_the_large_batch(plant, monkeypatch, options, fusion):
     clips = 30 if "train.epochs=1" in options else 46  # dropout draws once a window
     planted = plant(counts=(clips, 16, 20), missing=0.4, fusion=fusion)
