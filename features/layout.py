@@ -115,7 +115,10 @@ def to_json(document: Any) -> bytes:
 def to_sealed_json(document: dict[str, Any]) -> bytes:
     """Canonical bytes with the crc32c of the document without it in key `checksum`, as hex."""
     body = {key: value for key, value in document.items() if key != CHECKSUM}
-    return to_json({**body, CHECKSUM: f"{crc32c(to_json(body)):08x}"})
+    raw = to_json(body)
+    if min(body, default="") > CHECKSUM:  # its line comes first, and the rest is written once
+        return b'{\n "%s": "%08x",' % (CHECKSUM.encode(), crc32c(raw)) + raw[1:]
+    return to_json({**body, CHECKSUM: f"{crc32c(raw):08x}"})
 
 
 def seal_fault(raw: bytes) -> str | None:

@@ -1,12 +1,14 @@
 """What ten million clips ask for: nothing is read before it is needed, and memory is bounded."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from simulated import PER_SHARD, ROWS, SPEC, clip_id, simulate_store
 from test_store import MEL, content, values_of, write
 
@@ -158,3 +160,43 @@ def test_an_empty_find_and_an_empty_stream_are_no_fault(tmp_path):
     assert len(stream) == 0
     assert stream.find(["nobody"]).tolist() == [-1]
     assert stream.ids == []
+
+
+MADE = """
+import sys
+from mmfuse.pipeline.cli import app
+try:
+    app(sys.argv[1:])
+except SystemExit as stop:
+    assert not stop.code
+status = open("/proc/self/status").read()  # ru_maxrss would be that of the parent, if it is larger
+print(int(status.partition("VmHWM:")[2].split()[0]) * 1024)
+"""
+
+
+def peak_of(corpus, store):
+    """Largest memory, in bytes, of the command that makes log-mel frames of a corpus."""
+    command = [sys.executable, "-c", MADE, "extract", "--encoder", "logmel", "-q"]
+    command += ["--corpus", str(corpus), "--store", str(store)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("clips", [60, pytest.param(300, marks=pytest.mark.slow)])
+def test_ten_times_the_clips_take_no_more_memory(tmp_path, clips):
+    noise = np.random.default_rng(0).normal(0, 0.1, 60000).astype(np.float32)
+    (tmp_path / "audio").mkdir()
+    rows = []
+    for number in range(10 * clips):
+        path = f"audio/{number:05d}.wav"
+        soundfile.write(tmp_path / path, noise[number : number + 8000], 16000)
+        rows.append(json.dumps({"id": f"{number:05d}", "audio_path": path}))
+    (tmp_path / "few.jsonl").write_text("\n".join(rows[:clips]))
+    (tmp_path / "many.jsonl").write_text("\n".join(rows))
+    few = peak_of(tmp_path / "few.jsonl", tmp_path / "few.zarr")
+    many = peak_of(tmp_path / "many.jsonl", tmp_path / "many.zarr")
+    assert many <= 1.1 * few, (few, many)
+    again = peak_of(tmp_path / "many.jsonl", tmp_path / "many.zarr")  # all of it is there
+    assert again <= 1.1 * few, (few, again)
+    shutil.rmtree(tmp_path / "audio")
