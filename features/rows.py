@@ -98,16 +98,18 @@ class _ParquetRows(Rows):
             first += count
 
     def tables(self, columns: list[str], stop: int) -> Iterator[pa.Table]:
-        """Of a struct of bytes and a path, the path alone."""
+        """No bytes are read: of a struct the path alone, plain bytes are taken to be everywhere."""
         for file in self._files:
             with pq.ParquetFile(file) as parquet:
-                structs = [f for f in parquet.schema_arrow if pa.types.is_struct(f.type)]
-                with_path = [f.name for f in structs if f.type.get_field_index("path") >= 0]
-                paths = {name: f"{name}.path" for name in with_path}
-                names = [paths.get(name, name) for name in columns]
-                batches = parquet.iter_batches(batch_size=1 << 16, columns=names)
+                named = {field.name: field.type for field in parquet.schema_arrow}
+                leaves = {name: _leaf(name, named[name]) for name in columns}
+                unread = [name for name, leaf in leaves.items() if leaf is None]
+                batches = parquet.iter_batches(1 << 16, columns=[*filter(None, leaves.values())])
                 while stop > 0 and (batch := _next_batch(batches, file)) is not None:
-                    yield pa.Table.from_batches([batch.slice(0, stop)])
+                    table = pa.Table.from_batches([batch.slice(0, stop)])
+                    for name in unread:
+                        table = table.append_column(name, pa.repeat(True, len(table)))
+                    yield table.select(columns)
                     stop -= len(batch)
 
     def count(self) -> int:
@@ -278,6 +280,13 @@ def _dictionary_bytes(header: bytes) -> int:
         at += 1
         numbers.append(value >> 1)  # zigzag; neither is negative
     return numbers[1] if numbers[0] == _DICTIONARY_PAGE else 0
+
+
+def _leaf(name: str, kind: pa.DataType) -> str | None:
+    """What to read of a column to know where it is filled; None where it is bytes and no more."""
+    if pa.types.is_struct(kind):
+        return f"{name}.path" if kind.get_field_index("path") >= 0 else None
+    return None if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) else name
 
 
 def _next_batch(batches: Iterator[pa.RecordBatch], file: Path) -> pa.RecordBatch | None:

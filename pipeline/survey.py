@@ -134,14 +134,12 @@ def _viewed(table: pa.Table, splits: Collection[str]) -> NDArray[np.bool_]:
 
 
 def _has(table: pa.Table, modality: str) -> NDArray[np.bool_]:
-    """Which clips have a modality: a text, a path, or, where there is no path, bytes."""
+    """Which clips have a modality: a text, a path, or bytes."""
     has = np.zeros(len(table), np.bool_)
     for name in (modality, f"{modality}_path"):
         if name not in table.column_names:
             continue
         column = table[name].combine_chunks()
-        if pa.types.is_struct(column.type) and column.type.num_fields == 1:
-            column = pc.struct_field(column, 0)
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             text = pc.utf8_trim_whitespace(column)
             has |= np.asarray(pc.greater(pc.binary_length(text), 0).fill_null(False))
