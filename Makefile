@@ -49,6 +49,7 @@ test-full: .venv/.test ## every test
 bench: .venv/.bench ## speed beside other stores, tokenizers, extractors; cost of fusions; BENCH_ARGS=--json
 	$(BIN)/python tests/benchmarks/storage.py $(BENCH_ARGS)
 	$(BIN)/python tests/benchmarks/scale.py $(BENCH_ARGS)
+	$(BIN)/python tests/benchmarks/int8.py $(BENCH_ARGS)
 	$(BIN)/python tests/benchmarks/midi_reader.py $(BENCH_ARGS)
 	$(BIN)/python tests/benchmarks/midi_tokens.py $(BENCH_ARGS)
 	$(BIN)/python tests/benchmarks/encoders.py $(BENCH_ARGS)
