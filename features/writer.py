@@ -145,6 +145,13 @@ class StoreWriter:
         took = time.monotonic() - began
         self._next_commit = time.monotonic() + max(_COMMIT_S, took / _COMMIT_SHARE)
 
+    def finish(self) -> str | None:
+        """Write roots and derived files of what is committed; the root of the store."""
+        self.flush()
+        self._finish()
+        root: str | None = self.manifest["root"]
+        return root
+
     def stream(self, spec: StreamSpec) -> "StreamWriter":
         """A writer of one stream that commits by itself, for programs that make no tasks."""
         if spec.key not in self._streams:
@@ -161,8 +168,7 @@ class StoreWriter:
             if finish:
                 for stream in self._streams.values():
                     stream.seal()
-                self.flush()
-                self._finish()
+                self.finish()
             self.failures.save()
         finally:
             for stream in self._streams.values():

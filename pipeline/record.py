@@ -1,14 +1,15 @@
 """`_mm/run.json`: how each stream of a store was last made, so that it can be made again.
 
 For every stream: corpus, settings of its modality, device, versions of what touched the numbers,
-the host, and what the run took. Nothing in here is part of a root; paths and speeds differ.
+the host, what the run took (seconds by stage, and the memory of the largest process), failures by
+reason, and the root of the store at its end. Nothing in here is part of a root; paths and speeds
+differ.
 """
 
 import importlib.metadata
 import importlib.util
 import os
 import platform
-import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from mmfuse.features.corpus import Corpus
 from mmfuse.features.encoders import Compute
 from mmfuse.features.errors import MissingError, StoreError
 from mmfuse.pipeline.makers import Maker
-from mmfuse.pipeline.report import Report
+from mmfuse.pipeline.report import Report, peak_rss_bytes
 
 _NAME = "run.json"
 _PACKAGES = (
@@ -54,7 +55,8 @@ def note_run(
         "audio_s": round(report.audio_s, 3),
         "stage_s": {name: round(seconds, 3) for name, seconds in report.stage_s.items()},
         "failed": {f"{stage}: {why}": n for (stage, why), n in sorted(report.failed.items())},
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_rss_bytes": max(report.peak_rss_bytes, peak_rss_bytes()),
+        "store_root": report.root,
     }
     path = root / layout.META / _NAME
     streams = _read(root).get("streams", {}) if path.exists() else {}

@@ -1,5 +1,6 @@
 """What a run did, in numbers a person can act on."""
 
+import sys
 import threading
 import time
 from collections import Counter
@@ -11,6 +12,14 @@ from typing import Any
 SCHEMA_VERSION = 1
 _COUNTS = ("made", "already", "failed", "failed_before", "audio_s", "stage_s")
 STAGES = ("read", "decode", "wait", "encode", "write")
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has had."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @dataclass(slots=True)
@@ -27,6 +36,7 @@ class Report:
     root: str | None = None
     store: str = ""
     stage_s: Counter[str] = field(default_factory=Counter)  # seconds of work, over all threads
+    peak_rss_bytes: int = 0  # of the largest worker
     lock: threading.Lock = field(default_factory=threading.Lock)
     sign: Callable[[], None] | None = None  # is called as each stage ends: the work goes on
 
@@ -44,13 +54,17 @@ class Report:
 
     def tally(self) -> dict[str, Any]:
         """The counts, for `add`: what can be sent to another process."""
-        return {name: getattr(self, name) for name in _COUNTS}
+        return {
+            **{name: getattr(self, name) for name in _COUNTS},
+            "peak_rss_bytes": peak_rss_bytes(),
+        }
 
     def add(self, tally: Mapping[str, Any]) -> None:
         """Count in what was done elsewhere."""
         with self.lock:
             for name in _COUNTS:
                 setattr(self, name, getattr(self, name) + tally[name])
+            self.peak_rss_bytes = max(self.peak_rss_bytes, tally["peak_rss_bytes"])
 
     @property
     def exit_code(self) -> int:

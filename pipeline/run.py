@@ -111,10 +111,9 @@ def make_features(
         run = _Run(setup, corpus, count, share, writer, makers, report, progress)
         with stopping_within(_STOP_S):
             run(place)
+        report.root = writer.finish()
         report.seconds = time.monotonic() - began
-        workers = executor.workers if executor else 1
-        note_run(store, corpus, config, makers, compute, report, workers)
-    report.root = writer.manifest["root"]
+        note_run(store, corpus, config, makers, compute, report, place.workers)
     report.seconds = time.monotonic() - began
     return report
 

@@ -19,6 +19,7 @@ from mmfuse.features.spec import Entry, StreamSpec
 from mmfuse.features.store import open_store
 from mmfuse.features.task import Known, TaskLock, TaskWriter, clear_locks, lock_path
 from mmfuse.pipeline.cli import app
+from mmfuse.pipeline.record import read_record
 
 SPEC = StreamSpec("bytes", "text", (), "uint8")
 
@@ -74,6 +75,20 @@ def test_the_order_of_a_manifest_does_not_show_in_the_root(sample, whole, tmp_pa
         mmfeat("tokenize", "--corpus", corpus, "--store", store, "--workers", workers)
         assert open_store(store).root == open_store(whole).root
     assert files(tmp_path / "1.zarr") == files(tmp_path / "2.zarr") != files(whole)
+
+
+def test_the_record_tells_who_made_a_store_how_fast_and_what_came_of_it(sample, whole, tmp_path):
+    store = tmp_path / "s.zarr"
+    mmfeat("tokenize", "--corpus", sample, "--store", store, "--workers", 2)
+    record = read_record(store)
+    assert record.keys() == open_store(store).specs().keys()
+    for stream in record.values():
+        assert stream["store_root"] == open_store(store).root
+        assert stream["host"].keys() == {"python", "system", "machine", "cores"}
+        assert {"mmfuse", "numpy", "soundfile", "soxr"} <= stream["versions"].keys()
+        assert stream["stage_s"]["decode"] > 0
+        assert 50 << 20 < stream["peak_rss_bytes"] < 50 << 30
+        assert (stream["failed"], stream["clips"]) == ({}, 48)
 
 
 def test_parts_of_an_array_merge_to_the_same_root(sample, whole, tmp_path):
