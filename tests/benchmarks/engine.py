@@ -4,8 +4,10 @@
 
 Writes one-second WAV files and runs `mmfeat extract --encoder logmel` over them, once with one
 worker (in the process itself) and once with several (processes). Prints clips per second of the
-whole command, start and all, their ratio, and the share of the time in which an encoder had nothing
-to do. One-second clips are the hard case: nearly all of the time goes to what is paid once a clip.
+whole command, start and all, their ratio, processor seconds, and two shares of the time: in which
+a process waited for something to encode, and in which an encoder was at work. One-second clips are
+the hard case: nearly all of the time goes to what is paid once a clip. On a machine with other work
+the ratio says little; the processor seconds say what several workers would reach without it.
 Both stores must have the same root.
 """
 
@@ -42,18 +44,19 @@ def write_corpus(folder: Path, clips: int) -> None:
             manifest.write(json.dumps({"id": f"{number:06d}", "audio_path": path}) + "\n")
 
 
-def run(folder: Path, workers: int) -> tuple[float, dict[str, Any]]:
-    """Seconds of the command, and what it reports."""
+def run(folder: Path, workers: int) -> tuple[float, float, dict[str, Any]]:
+    """Seconds of the command, processor seconds of it and its workers, and what it reports."""
     store = folder / f"{workers}.zarr"
     options = ["--corpus", folder / "corpus", "--store", store, "--workers", str(workers), "--json"]
-    began = time.perf_counter()
+    before, began = os.times(), time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, "extract", "--encoder", "logmel", *options],
         capture_output=True, check=True,
     )  # fmt: skip
-    seconds = time.perf_counter() - began
+    seconds, after = time.perf_counter() - began, os.times()
+    cpu_s = sum(after[2:4]) - sum(before[2:4])
     shutil.rmtree(store)
-    return seconds, json.loads(done.stdout)
+    return seconds, cpu_s, json.loads(done.stdout)
 
 
 def measure(clips: int, workers: int) -> dict[str, Any]:
@@ -63,8 +66,8 @@ def measure(clips: int, workers: int) -> dict[str, Any]:
         write_corpus(folder / "small" / "corpus", 64)
         run(folder / "small", 1)
         write_corpus(folder / "corpus", clips)
-        one_s, one = run(folder, 1)
-        many_s, many = run(folder, workers)
+        one_s, one_cpu_s, one = run(folder, 1)
+        many_s, many_cpu_s, many = run(folder, workers)
         assert one["root"] == many["root"]
         return {
             "machine": platform.machine(),
@@ -74,6 +77,9 @@ def measure(clips: int, workers: int) -> dict[str, Any]:
             "one_clips_per_s": round(clips / one_s, 1),
             "many_clips_per_s": round(clips / many_s, 1),
             "ratio": round(one_s / many_s, 2),
+            "one_cpu_s": round(one_cpu_s, 2),
+            "many_cpu_s": round(many_cpu_s, 2),
+            "encode_share_one": round(one["stage_s"]["encode"] / one["seconds"], 3),
             "wait_share_one": round(one["stage_s"]["wait"] / one["seconds"], 3),
             "wait_share_many": round(many["stage_s"]["wait"] / many["seconds"] / workers, 3),
         }
@@ -94,8 +100,10 @@ def main() -> None:
     print(f"  1 worker   {found['one_clips_per_s']:8.1f} clips/s")
     print(f"  {found['workers']} workers  {found['many_clips_per_s']:8.1f} clips/s")
     print(f"  ratio {found['ratio']:.2f} (target {TARGET} for 2 workers)")
+    print(f"  processor seconds {found['one_cpu_s']:.1f} and {found['many_cpu_s']:.1f}")
+    print(f"  one worker's encoder is at work {found['encode_share_one']:.0%} of the time")
     print(
-        f"  the encoder waits {found['wait_share_one']:.0%} of the time with 1 worker, "
+        f"  a process waits {found['wait_share_one']:.0%} of the time with 1 worker, "
         f"{found['wait_share_many']:.0%} with {found['workers']} (target below {IDLE:.0%})"
     )
 
