@@ -337,6 +337,7 @@ class TrainConfig(Strict):
     ema: float = Field(default=0.95, ge=0, lt=1)  # decay of the weights' average; 0: no average
     crop_s: float = Field(default=8.0, ge=0)  # random crop in training; 0 takes whole clips
     views: bool = False  # draw one of the stored views of each train clip, anew in each epoch
+    precision: Literal["float32", "bfloat16"] = "float32"  # of products and convolutions
     checkpoint_s: float = Field(default=30.0, ge=0)  # seconds between checkpoints; 0: each step
     threads: int = Field(default=2, ge=1)  # of the CPU; part of what makes numbers reproducible
 

@@ -98,7 +98,8 @@ def fit(
                 for part in parts[distributed.rank() :: distributed.size()]:
                     batch, shown_BM = data.gather(window[part]), shown_WM[part]
                     shares = shares_of(window.label_B, shown_WM, part, weights_C)
-                    output = model(batch, shown_BM)
+                    with lowered(config.precision):
+                        output = model(batch, shown_BM)
                     terms = terms_of(output, batch, shown_BM, config, weights_C, shares)
                     total = weighed(terms, balance.weights)
                     balance.look(terms, output, batch, shown_BM)
@@ -140,6 +141,14 @@ def fit(
         result.interrupted = True
     model.load_state_dict(state.best)
     return result
+
+
+def lowered(precision: str) -> torch.autocast:
+    """Products and convolutions in bfloat16 inside, where that is asked for; weights stay float32.
+
+    Logits come out in float32, and losses, gradients of weights, and evaluation are in float32.
+    """
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def risen(step: int, steps: int) -> float:

@@ -75,7 +75,8 @@ class FusionModel(nn.Module):
         if self.detached:
             pooled = {name: pooled_BD.detach() for name, pooled_BD in pooled.items()}
         unimodal = {name: head(pooled[name]) for name, head in self.unimodal.items()}
-        return Output(self.head(self.fusion(streams, present_BM)), unimodal)
+        logits_BC = self.head(self.fusion(streams, present_BM))
+        return Output(logits_BC.float(), {name: of.float() for name, of in unimodal.items()})
 
     def gate_weights(self, batch: Batch) -> Tensor | None:
         """How much the fusion counts each modality of a batch, (B, M); None if it has no gates."""
