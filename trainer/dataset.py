@@ -9,6 +9,7 @@ Shapes: B batch, T row, M modality.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from mmfuse.features.errors import StoreError
 from mmfuse.features.spec import StreamSpec
 from mmfuse.features.store import Stream
+from mmfuse.trainer.resident import Resident
 
 SPLITS = ("train", "validation", "test")
 _BUCKET_BATCHES = 16  # batches whose clips are sorted by length together
@@ -311,9 +313,30 @@ class Dataset:
             array[b, len(clock) :] = 0
             seconds[b, : len(clock)], seconds[b, len(clock) :] = clock, np.nan
         mask = torch.arange(longest) < lengths[:, None]
-        ids = spec.timing.kind == "none" and np.dtype(dtype).kind in "uib"
-        x = raw.to(torch.int64 if ids else torch.float32)
-        return x if layers > 1 else x.squeeze(2), times, mask
+        return self._as_input(name, raw), times, mask
+
+    def _as_input(self, name: str, raw_BTL: Tensor) -> Tensor:
+        """Ids as int64, else float32; without the dimension of layers, where there is one."""
+        spec = self.streams[name].spec
+        ids = spec.timing.kind == "none" and self.streams[name].dtype.kind in "uib"
+        x = raw_BTL.to(torch.int64 if ids else torch.float32)
+        return x if len(self.layers[name]) > 1 else x.squeeze(2)
+
+    def resident(self, name: str) -> Resident:
+        """A whole modality in memory."""
+        entries_VLN = self._entries[name]
+        return Resident(self.layers[name], entries_VLN, partial(self._times_of, name))
+
+    def gathered(
+        self,
+        name: str,
+        resident: Resident,
+        starts_B: NDArray[np.int64],
+        rows_B: NDArray[np.int64],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows (B, T, ...) as models take them, seconds and mask (B, T), of memory."""
+        raw, times_BT, mask_BT = resident.gather(starts_B, rows_B)
+        return self._as_input(name, raw), times_BT, mask_BT
 
     def _buffer(self, name: str, shape: tuple[int, ...], dtype: str) -> Tensor:
         size = int(np.prod(shape))

@@ -86,7 +86,7 @@ class GradientNorms:
 
     def _summed(self, value_P: Tensor) -> Tensor:
         zeros_M = torch.zeros(len(self.modalities), device=value_P.device)
-        return zeros_M.index_add(0, self._owner_P, value_P)
+        return zeros_M.index_add(0, self._owner_P, value_P.float())
 
 
 def summary(record: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -35,7 +35,7 @@ def blank(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
 def masked_mean(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     """Mean over valid steps, (B, D); zeros where there is none. All of x has to be finite."""
     share_BT = mask_BT / mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.bmm(share_BT.unsqueeze(1), x_BTD).squeeze(1)
+    return torch.bmm(share_BT.to(x_BTD.dtype).unsqueeze(1), x_BTD).squeeze(1)
 
 
 def masked_max(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """Commands of `mmtrain` about trained models: ask them, score them, take them elsewhere."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mmfuse.features.console import show, user_errors
+from mmfuse.features.console import printable, show, user_errors
 from mmfuse.trainer.options import (
     ColumnOption,
     CorpusOption,
@@ -117,4 +118,45 @@ def export(
         show(result, lines, as_json=as_json)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"predict": predict, "eval": evaluate, "export": export}
+def sweep(
+    config: Annotated[Path, typer.Argument(help="Run configuration (TOML).")],
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds, from train.seed on.")] = 5,
+    grid: Annotated[
+        list[str] | None, typer.Option("--grid", help="Values of a key: train.lr=1e-3,3e-4")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override for all, e.g. train.epochs=10")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the runs. Default: runs/NAME-sweep")
+    ] = None,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="One run after the other, none side by side.")
+    ] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train a configuration with many seeds and settings, side by side where that can be.
+
+    A run that is finished is not made again. Says which runs were not stacked, and why.
+
+    Example: mmtrain sweep configs/late.toml --seeds 16 --grid train.lr=1e-3,3e-4
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with user_errors("mmtrain", verbose):
+        from mmfuse.trainer.summary import sweep_lines
+        from mmfuse.trainer.sweep import sweep as many
+
+        say = (lambda text: None) if quiet or as_json else (lambda text: print(printable(text)))
+        found = many(config, overrides or (), seeds, grid or (), out, stacked=not queue, report=say)
+        if not quiet or as_json:
+            show(found, sweep_lines(found), as_json=as_json)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "predict": predict,
+    "eval": evaluate,
+    "export": export,
+    "sweep": sweep,
+}

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import tomli_w
 from numpy.typing import NDArray
 
+from mmfuse.features.store import FeatureStore
 from mmfuse.trainer import distributed, folder
 from mmfuse.trainer.audio_encoders import MelCNNEncoder
 from mmfuse.trainer.checkpoint import Checkpoints, identity_of, refuse_another
@@ -28,7 +29,7 @@ from mmfuse.trainer.load import load_dataset
 from mmfuse.trainer.loop import fit, reproducible
 from mmfuse.trainer.model import FusionModel
 from mmfuse.trainer.saved import save_model
-from mmfuse.trainer.state import Record
+from mmfuse.trainer.state import Fit, Record
 
 _PACKAGES = ("mmfuse", "numpy", "torch")
 
@@ -91,33 +92,50 @@ def train(
 
         distributed.meet()  # now nobody finds a checkpoint that was cleared
         fitted = fit(model, data, config.train, note, checkpoints)
-        save_model(path / folder.MODEL, model, config, data, store)
-        scores, probabilities_NC = evaluate(model, data, config)
-        write_predictions(path / folder.PREDICTIONS, data, probabilities_NC)
-        result = {
-            **scores,
-            "name": config.name,
-            "seed": config.train.seed,
-            "modalities": list(model.modalities),
-            "classes": data.classes,
-            "best_epoch": fitted.best_epoch,
-            "epochs": len(fitted.records),
-            "steps": fitted.steps,
-            "interrupted": fitted.interrupted,
-            "resumed_at": fitted.resumed_at,
-            "gradients": summary(last := fitted.records[-1] if fitted.records else {}),
-            "imbalance": imbalance(last, config.train.imbalance),
-            "seconds": round(time.monotonic() - began, 3),
-            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "train_clips": len(data.clips_of("train")),
-            "out": str(path),
-            "corpus": str(config.data.corpus),
-            "store": str(config.data.store),
-            "store_root": store.root,
-            "streams": data.keys,
-            "versions": {"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
-        }
-        run.finish(result)
+        return conclude(run, model, data, store, config, fitted, began)
+
+
+def conclude(
+    run: RunFolder,
+    model: FusionModel,
+    data: Dataset,
+    store: FeatureStore,
+    config: RunConfig,
+    fitted: Fit,
+    began: float,
+) -> dict[str, Any]:
+    """Save and score a model that was fitted, and finish its folder; what result.json holds.
+
+    `began` is when the run did, of `time.monotonic`.
+    """
+    path = run.path
+    save_model(path / folder.MODEL, model, config, data, store)
+    scores, probabilities_NC = evaluate(model, data, config)
+    write_predictions(path / folder.PREDICTIONS, data, probabilities_NC)
+    result = {
+        **scores,
+        "name": config.name,
+        "seed": config.train.seed,
+        "modalities": list(model.modalities),
+        "classes": data.classes,
+        "best_epoch": fitted.best_epoch,
+        "epochs": len(fitted.records),
+        "steps": fitted.steps,
+        "interrupted": fitted.interrupted,
+        "resumed_at": fitted.resumed_at,
+        "gradients": summary(last := fitted.records[-1] if fitted.records else {}),
+        "imbalance": imbalance(last, config.train.imbalance),
+        "seconds": round(time.monotonic() - began, 3),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "train_clips": len(data.clips_of("train")),
+        "out": str(path),
+        "corpus": str(config.data.corpus),
+        "store": str(config.data.store),
+        "store_root": store.root,
+        "streams": data.keys,
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
+    }
+    run.finish(result)
     return result
 
 

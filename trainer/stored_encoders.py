@@ -98,7 +98,11 @@ class StoredEncoder(nn.Module):
         """Rows of one layer (B, T, E) or of several (B, T, L, E) -> T / stride steps."""
         x_BTLE = x.unsqueeze(2) if x.ndim == 3 else x
         here = mask_BT[:, :, None, None]
-        return self.encode(torch.where(here, x_BTLE.float(), torch.zeros(())), mask_BT, times_BT)
+        return self.encode(
+            torch.where(here, x_BTLE.to(self.project.weight.dtype), torch.zeros(())),
+            mask_BT,
+            times_BT,
+        )
 
     def encode(self, x_BTLE: Tensor, mask_BT: Tensor, times_BT: Tensor) -> Encoded:
         """The same of rows that are finite everywhere."""

@@ -171,6 +171,23 @@ def prediction_lines(found: "Predictions", out: Path | None) -> list[str]:
     return lines
 
 
+def sweep_lines(found: Mapping[str, Any]) -> list[str]:
+    """A row for each setting: mean and spread over seeds, and the test score of its best seed."""
+    rows = [["setting", "runs", "validation", "sd", "test", "sd", "best by validation"]]
+    for row in found["points"]:
+        said = ", ".join(f"{key}={value}" for key, value in row["settings"].items()) or "as it is"
+        cells = [
+            "" if value is None else f"{value:.3f}"
+            for split in ("val", "test")
+            for value in (row[split]["mean"], row[split]["sd"])
+        ]
+        rows.append([said, str(row["runs"]), *cells, f"{row['best_test']:.3f}"])
+    lines = [f"macro-F1 of {len(found['runs'])} runs, {found['seconds']:.1f} s", *table(rows)]
+    lines += [f"{n} runs one after the other: {why}" for why, n in found["queued"].items()]
+    best = found["best"]["run"]
+    return [*lines, "", f"Next: mmtrain compare {best} OTHER_RUN"]
+
+
 _MEANS = ("accuracy", "accuracy_sd", "macro_f1", "macro_f1_sd")
 
 

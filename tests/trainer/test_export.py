@@ -66,6 +66,7 @@ def test_a_torch_program_agrees_for_every_subset_and_length(trained, tmp_path):
     assert all(off <= 1e-5 for off in differences(tmp_path / "e", loaded))
 
 
+@pytest.mark.slow
 def test_an_onnx_graph_agrees_for_every_subset_and_length(trained, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     export(trained / "a", "onnx", tmp_path / "e")

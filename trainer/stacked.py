@@ -1,0 +1,334 @@
+"""Models of one architecture trained side by side, each as it would be trained alone.
+
+Parameters of K models stand side by side in one array; `torch.func.vmap` runs the model over them,
+one AdamW moves them all. Each model has its own seed, order of clips, random numbers (`draws.py`),
+rate, decay, dropout and early stopping, and its weights are those of `loop.fit` up to the order of
+sums.
+
+Shapes: K model, P parameter of all, B batch, N clip, M modality, C class.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mmfuse.features.errors import ConfigError
+from mmfuse.trainer.config import TrainConfig
+from mmfuse.trainer.dataset import Batch, Dataset
+from mmfuse.trainer.draws import Recorder, Replay, Request, draw, stack
+from mmfuse.trainer.loop import better, validated
+from mmfuse.trainer.losses import WHOLE, class_weights
+from mmfuse.trainer.model import FusionModel, Output, drop_modalities
+from mmfuse.trainer.optim import build_optimizer, factor, set_rates
+from mmfuse.trainer.state import Fit
+
+_B1, _B2, _EPSILON = 0.9, 0.999, 1e-8  # of torch's AdamW
+_IGNORED = -100  # the label that no loss looks at
+_EVAL_CLIPS = 64
+Parts = dict[str, Tensor]
+
+
+class Flat:
+    """Parameters of K models as one (K, P) array, with a view for each that collects gradients."""
+
+    def __init__(self, models: Sequence[FusionModel]) -> None:
+        named = [dict(model.named_parameters()) for model in models]
+        self.shapes = {name: p.shape for name, p in named[0].items()}
+        rows = [torch.cat([p.detach().flatten() for p in of.values()]) for of in named]
+        self.all_KP = torch.stack(rows)
+        self.leaves = self.views(self.all_KP, grad=True)
+
+    def views(self, all_KP: Tensor, *, grad: bool = False) -> Parts:
+        """(K, *shape) by name."""
+        found, first = {}, 0
+        for name, shape in self.shapes.items():
+            last = first + shape.numel()
+            part = all_KP[:, first:last].detach().view(len(all_KP), *shape)
+            found[name] = part.requires_grad_(grad)
+            first = last
+        return found
+
+    def gradients(self) -> Tensor:
+        """(K, P); zeros where nothing arrived."""
+        parts = [
+            torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            for leaf in self.leaves.values()
+        ]
+        for leaf in self.leaves.values():
+            leaf.grad = None
+        return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the models."""
+        self.all_KP = self.all_KP[rows]
+        self.leaves = self.views(self.all_KP, grad=True)
+
+
+class AdamW:
+    """torch's AdamW over a (K, P) array; rates and decays are those of each model's own groups."""
+
+    def __init__(self, models: Sequence[FusionModel], configs: Sequence[TrainConfig]) -> None:
+        self.configs = list(configs)
+        self.each = [
+            build_optimizer(model, config) for model, config in zip(models, configs, strict=True)
+        ]
+        owner = {
+            id(p): g for g, group in enumerate(self.each[0].param_groups) for p in group["params"]
+        }
+        owners = [torch.full((p.numel(),), owner[id(p)]) for p in models[0].parameters()]
+        self.owner_P = torch.cat(owners)
+        self.dtype = next(models[0].parameters()).dtype
+        self.decay_KP = self._spread("weight_decay")
+        self.mean_KP, self.square_KP = (torch.zeros_like(self.decay_KP) for _ in range(2))
+
+    def _spread(self, key: str) -> Tensor:
+        """What the groups say, for each model and parameter."""
+        told = [[group[key] for group in one.param_groups] for one in self.each]
+        return torch.tensor(told, dtype=self.dtype)[:, self.owner_P]
+
+    def step(self, all_KP: Tensor, grad_KP: Tensor, step: int, steps: int) -> None:
+        """Move all parameters in place; `step` counts from 0."""
+        for one, config in zip(self.each, self.configs, strict=True):
+            set_rates(one, step, config, steps)
+        rate_KP = self._spread("lr")
+        all_KP.mul_(1 - rate_KP * self.decay_KP)
+        self.mean_KP.lerp_(grad_KP, 1 - _B1)
+        self.square_KP.mul_(_B2).addcmul_(grad_KP, grad_KP, value=1 - _B2)
+        root = (1 - _B2 ** (step + 1)) ** 0.5
+        spread_KP = self.square_KP.sqrt().div_(root).add_(_EPSILON)
+        all_KP.sub_(rate_KP.div_(1 - _B1 ** (step + 1)).mul_(self.mean_KP).div_(spread_KP))
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the models."""
+        for name in ("each", "configs"):
+            setattr(self, name, [getattr(self, name)[i] for i in rows.tolist()])
+        for name in ("decay_KP", "mean_KP", "square_KP"):
+            setattr(self, name, getattr(self, name)[rows])
+
+
+class Trainer:
+    """K models in training. `models` hold their first weights, `states` their generators."""
+
+    def __init__(
+        self,
+        models: Sequence[FusionModel],
+        states: Sequence[Tensor],
+        data: Dataset,
+        configs: Sequence[TrainConfig],
+    ) -> None:
+        self.models, self.states, self.data = list(models), list(states), data
+        self.configs, self.one = list(configs), configs[0]
+        self.here = list(range(len(models)))  # numbers of those that still train
+        self.base = copy.deepcopy(models[0])
+        self.flat, self.optimizer = Flat(models), AdamW(models, configs)
+        self.averaged_KP = self.flat.all_KP.clone()
+        self.fits = [Fit() for _ in models]
+        self.best = [row.clone() for row in self.flat.all_KP]
+        self.clips = data.clips_of("train")
+        self.weights_C = class_weights(data, self.clips) if self.one.class_weights else None
+        self.resident = {name: data.resident(name) for name in data.layers}
+        self._requests: dict[Any, list[Request]] = {}
+
+    def fit(self) -> list[Fit]:
+        """Train all; the best weights are in `models` afterwards."""
+        steps = self.one.epochs * -(-len(self.clips) // self.one.batch_size)
+        step = 0
+        for epoch in range(1, self.one.epochs + 1):
+            self.base.train()
+            orders = [self._order(k, epoch) for k in self.here]
+            losses = []
+            for rows in zip(*orders, strict=True):
+                loss_K = self._step(rows, step, steps)
+                step += 1
+                losses.append(loss_K)
+            self._validate(epoch, step, steps, torch.stack(losses).mean(dim=0))
+            self._stop(epoch)
+            if not self.here:
+                break
+        for model, best_P in zip(self.models, self.best, strict=True):
+            named = self.flat.views(best_P[None])
+            with torch.no_grad():
+                for name, p in model.named_parameters():
+                    p.copy_(named[name][0])
+        return self.fits
+
+    def _order(self, k: int, epoch: int) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+        return self.data.order(self.clips, self.one.batch_size, self.configs[k].seed, epoch)
+
+    def _step(self, rows: Sequence[Any], step: int, steps: int) -> Tensor:
+        """One optimizer step of every model, on its own clips; the losses, (K,)."""
+        batch, sizes = self._gather(rows)
+        drawn = stack([self._draw(i, k, batch, sizes[i]) for i, k in enumerate(self.here)])
+        loss_K = vmap(self._loss, in_dims=(0, 0, 0, 0, 0, 0, 0))(
+            self.flat.leaves, drawn, batch.x, batch.mask, batch.times_s,
+            batch.present_BM, batch.label_B,
+        )  # fmt: skip
+        torch.autograd.backward(loss_K.sum())
+        grad_KP = self.flat.gradients()
+        with torch.no_grad():
+            if self.one.grad_clip:
+                norm_K1 = torch.linalg.vector_norm(grad_KP, dim=1, keepdim=True)
+                grad_KP.mul_((self.one.grad_clip / (norm_K1 + 1e-6)).clamp(max=1.0))
+            self.optimizer.step(self.flat.all_KP, grad_KP, step, steps)
+            if self.one.ema:
+                decay = min(self.one.ema, (step + 1) / (step + 10))
+                self.averaged_KP.lerp_(self.flat.all_KP, 1 - decay)
+        return loss_K.detach()
+
+    def _loss(
+        self, parameters: Parts, drawn: list[Tensor], x: Parts, mask: Parts, times_s: Parts,
+        present_BM: Tensor, label_B: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """The loss of one model."""
+        batch = Batch(np.empty(0, np.int64), x, mask, times_s, present_BM, label_B)
+        # the others of attention's kernels would run model after model
+        with Replay(drawn), sdpa_kernel(SDPBackend.MATH):
+            shown_BM = drop_modalities(present_BM, self.one.modality_dropout)
+            output = functional_call(self.base, parameters, (batch, shown_BM))
+        return _loss_of(output, label_B, shown_BM, self.one, self.weights_C)
+
+    def _gather(self, rows: Sequence[Any]) -> tuple[Batch, list[tuple[int, ...]]]:
+        """Batches of all models, (K, B, ...), and each one's own sizes: clips, then rows.
+
+        A smaller batch is filled up with clips that have nothing, not even a label.
+        """
+        widest = max(map(len, rows))
+        clips = np.stack([np.pad(one, (0, widest - len(one)), mode="edge") for one in rows])
+        filler = np.arange(widest) >= np.array([len(one) for one in rows])[:, None]
+        x, mask, times_s, present = {}, {}, {}, []
+        sizes = [[len(one)] for one in rows]
+        for name, resident in self.resident.items():
+            rows_KB = np.where(filler, 0, resident.rows_VN[0, clips])
+            x[name], times_s[name], mask[name] = (
+                part.view(*clips.shape, *part.shape[1:])
+                for part in self.data.gathered(
+                    name, resident, resident.start_VN[0, clips].ravel(), rows_KB.ravel()
+                )
+            )
+            present.append(torch.from_numpy(rows_KB > 0))
+            for own, most in zip(sizes, rows_KB.max(axis=1), strict=True):
+                own.append(max(1, int(most)))
+        label_KB = np.where(filler, _IGNORED, self.data.label[clips])
+        batch = Batch(
+            clips, x, mask, times_s, torch.stack(present, dim=2), torch.from_numpy(label_KB)
+        )
+        return batch, [tuple(own) for own in sizes]
+
+    def _draw(self, i: int, k: int, batch: Batch, sizes: tuple[int, ...]) -> list[Tensor]:
+        """What model k draws in this step, from its own generator."""
+        requests = self._requests.get((k, sizes))
+        if requests is None:
+            requests = self._requests[k, sizes] = self._record(i, k, batch, sizes)
+        torch.set_rng_state(self.states[k])
+        drawn = draw(requests)
+        self.states[k] = torch.get_rng_state()
+        return drawn
+
+    def _record(self, i: int, k: int, batch: Batch, sizes: tuple[int, ...]) -> list[Request]:
+        clips = sizes[0]
+        x, mask, times_s = (
+            {
+                name: part[i, :clips, :rows]
+                for (name, part), rows in zip(of.items(), sizes[1:], strict=True)
+            }
+            for of in (batch.x, batch.mask, batch.times_s)
+        )
+        present_BM = batch.present_BM[i, :clips]
+        alone = Batch(batch.clips[i], x, mask, times_s, present_BM, batch.label_B[i, :clips])
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), Recorder() as recorder:
+            shown_BM = drop_modalities(present_BM, self.one.modality_dropout)
+            self.models[k].train()(alone, shown_BM)
+        requests: list[Request] = recorder.requests
+        return requests
+
+    def _validate(self, epoch: int, step: int, steps: int, loss_K: Tensor) -> None:
+        """Score the averaged weights of all models, and keep those that are their best."""
+        if not torch.isfinite(loss_K).all():
+            k = self.here[int(torch.isfinite(loss_K).logical_not().nonzero()[0])]
+            raise ConfigError(
+                f"the loss is not finite in epoch {epoch}; lower train.lr = {self.configs[k].lr:g}"
+            )
+        weights_KP = self.averaged_KP if self.one.ema else self.flat.all_KP
+        clips = self.data.clips_of("validation")
+        found = self._predict(weights_KP, clips)
+        for i, k in enumerate(self.here):
+            fit, own = self.fits[k], {name: of[i] for name, of in found.items()}
+            fit.steps = step
+            record = {
+                "epoch": epoch,
+                "step": step,
+                "lr": self.configs[k].lr
+                * factor(self.one.schedule, step, self.one.warmup_steps, steps),
+                "train_loss": float(loss_K[i]),
+                **validated(self.data, clips, own),
+            }
+            fit.records.append(record)
+            if better(record, fit.best):
+                fit.best = {n.removeprefix("val_"): v for n, v in record.items() if "val_" in n}
+                fit.best_epoch = epoch
+                self.best[k] = weights_KP[i].clone()
+
+    def _predict(self, weights_KP: Tensor, clips: Any) -> dict[str, Any]:
+        """Class probabilities of all models and their heads, (K, N, C) by name."""
+        self.base.eval()
+        views = self.flat.views(weights_KP)
+        names = (WHOLE, *self.base.unimodal)
+        shape = (len(weights_KP), len(self.data), len(self.data.classes))
+        found = {name: np.zeros(shape) for name in names}
+
+        def logits(parameters: Parts) -> tuple[Tensor, ...]:
+            output = functional_call(self.base, parameters, (batch, batch.present_BM))
+            return output.logits_BC, *output.unimodal.values()
+
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            for batch in self.data.batches(clips, _EVAL_CLIPS):
+                for name, said_KBC in zip(names, vmap(logits)(views), strict=True):
+                    found[name][:, batch.clips] = said_KBC.double().softmax(dim=2).numpy()
+        return {name: of[:, clips] for name, of in found.items()}
+
+    def _stop(self, epoch: int) -> None:
+        """Let those go whose patience is over."""
+        goes_on = [
+            i for i, k in enumerate(self.here)
+            if epoch + 1 <= self.fits[k].best_epoch + self.configs[k].patience
+        ]  # fmt: skip
+        if len(goes_on) == len(self.here):
+            return
+        rows = torch.tensor(goes_on, dtype=torch.int64)
+        self.here = [self.here[i] for i in goes_on]
+        self.flat.keep(rows)
+        self.optimizer.keep(rows)
+        self.averaged_KP = self.averaged_KP[rows]
+
+
+def _loss_of(
+    output: Output,
+    label_B: Tensor,
+    shown_BM: Tensor,
+    config: TrainConfig,
+    weights_C: Tensor | None,
+) -> Tensor:
+    """`losses.loss_of`, with clips among them that have no label, from what vmap can take."""
+
+    def each(logits_BC: Tensor) -> Tensor:
+        smoothing = config.label_smoothing
+        return F.cross_entropy(
+            logits_BC, label_B, weights_C, reduction="none", label_smoothing=smoothing
+        )
+
+    weight_B = (label_B != _IGNORED).to(output.logits_BC.dtype)
+    if weights_C is not None:
+        weight_B = weight_B * weights_C[label_B.clamp(min=0)]
+    total = each(output.logits_BC).sum() / weight_B.sum()
+    for m, logits_BC in enumerate(output.unimodal.values()):
+        here_B = shown_BM[:, m]
+        losses_B = torch.where(here_B, each(logits_BC), torch.zeros(()))
+        total = total + config.unimodal_weight * losses_B.sum() / here_B.sum().clamp(min=1)
+    return total

@@ -1,0 +1,274 @@
+"""Many runs of one configuration: seeds and a grid, side by side where they can be stacked.
+
+Runs that differ only in what `_SIDE_BY_SIDE` names are trained as one array of models
+(`stacked.py`); the others one after the other. Each leaves the folder of an ordinary run, and a
+finished folder is not made again.
+"""
+
+import json
+import math
+import time
+import tomllib
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmfuse.features.errors import ConfigError
+from mmfuse.features.layout import write_durably
+from mmfuse.features.store import FeatureStore
+from mmfuse.trainer import folder
+from mmfuse.trainer.config import RunConfig, TrainConfig, load_run_config
+from mmfuse.trainer.dataset import Dataset
+from mmfuse.trainer.folder import RunFolder, check_free
+from mmfuse.trainer.fusion_base import PooledFusion
+from mmfuse.trainer.load import load_dataset
+from mmfuse.trainer.loop import reproducible
+from mmfuse.trainer.run import build_model, conclude, to_toml, train
+from mmfuse.trainer.stacked import Trainer
+
+SWEEP = "sweep.json"
+_SIDE_BY_SIDE = {"seed", "lr", "weight_decay", "patience"}  # and every dropout of the model
+_KNOWN = _SIDE_BY_SIDE | {
+    "epochs", "batch_size", "warmup_steps", "schedule", "grad_clip", "label_smoothing",
+    "class_weights", "unimodal_weight", "modality_dropout", "ema", "crop_s", "imbalance",
+    "checkpoint_s", "threads",
+}  # fmt: skip
+_MOST_BYTES = 2**31  # of streams that a stack holds in memory
+
+
+@dataclass(slots=True)
+class Point:
+    """One run: what is set, where it goes, and why it is not stacked ("" if it is)."""
+
+    settings: dict[str, Any]
+    config: RunConfig
+    out: Path
+    why: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def overrides(self) -> list[str]:
+        """As `--set` takes them."""
+        return [f"{key}={_toml(value)}" for key, value in self.settings.items()]
+
+
+def sweep(
+    path: Path,
+    overrides: Sequence[str],
+    seeds: int,
+    grid: Sequence[str],
+    out: Path | None,
+    *,
+    stacked: bool = True,
+    report: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Train every point of a grid with every seed.
+
+    Args:
+        path: run configuration (TOML).
+        overrides: `section.key=value` texts for all.
+        seeds: so many, from the configuration's own on.
+        grid: `section.key=value,value,...` texts.
+        out: folder of the sweep; runs/<name>-sweep where it is left out.
+        stacked: train side by side what can be.
+        report: called with a line whenever something is done.
+
+    Returns:
+        What sweep.json holds: `points` (a row for each setting: mean, spread, best by validation),
+        `best`, `runs`, how many were `stacked`, and why others were `queued`.
+
+    Raises:
+        ConfigError: a grid that is none, or what `run` refuses.
+    """
+    began = time.monotonic()
+    points = _points(path, overrides, seeds, grid, out)
+    todo = [point for point in points if not _finished(point)]
+    groups: dict[str, list[Point]] = {}
+    for point in todo:
+        groups.setdefault(_alike(point.config), []).append(point)
+    for group in groups.values():
+        _run_group(path, overrides, group, stacked, report)
+    root = points[0].out.parent
+    summary = _summary(points, root, time.monotonic() - began)
+    summary |= {"kept": len(points) - len(todo)}
+    write_durably(root / SWEEP, (json.dumps(summary, indent=2) + "\n").encode())
+    return summary
+
+
+def _points(
+    path: Path, overrides: Sequence[str], seeds: int, grid: Sequence[str], out: Path | None
+) -> list[Point]:
+    base = load_run_config(path, overrides)
+    root = out or Path("runs") / f"{base.name}-sweep"
+    axes = dict(_axis(text) for text in grid)
+    if len(axes) < len(grid):
+        raise ConfigError("--grid names a key twice; give all its values in one: key=1,2,3")
+    if "train.seed" not in axes:
+        axes["train.seed"] = list(range(base.train.seed, base.train.seed + seeds))
+    points = []
+    for values in product(*axes.values()):
+        settings = dict(zip(axes, values, strict=True))
+        name = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in settings.items())
+        point = Point(settings, base, root / name.replace("/", "_"))
+        point.config = load_run_config(path, [*overrides, *point.overrides])
+        points.append(point)
+    if len({point.out for point in points}) < len(points):
+        raise ConfigError("--grid names the same value twice")
+    return points
+
+
+def _axis(text: str) -> tuple[str, list[Any]]:
+    key, equals, values = text.partition("=")
+    if not equals or not key.strip() or not values.strip():
+        raise ConfigError(f"--grid {text!r} is no grid; write --grid train.lr=1e-3,3e-4")
+    try:
+        return key.strip(), tomllib.loads(f"v = [{values}]")["v"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), [value.strip() for value in values.split(",")]
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value) if not isinstance(value, str) else value
+
+
+def _finished(point: Point) -> bool:
+    """Whether the folder holds this very run, finished."""
+    if not (point.out / folder.RESULT).is_file():
+        return False
+    if (point.out / folder.RESOLVED).read_text(encoding="utf-8") != to_toml(point.config):
+        raise ConfigError(f"{point.out} holds another run; name another folder with --out DIR")
+    point.result = folder.read_result(point.out)
+    return True
+
+
+def _alike(config: RunConfig) -> str:
+    """The same text for configurations that can stand side by side."""
+    document = config.model_dump(mode="json")
+    for key in _SIDE_BY_SIDE:
+        del document["train"][key]
+    for section in document["model"].values():
+        if section:
+            section.pop("dropout", None)
+    return json.dumps(document, sort_keys=True)
+
+
+def _run_group(
+    path: Path,
+    overrides: Sequence[str],
+    group: list[Point],
+    stacked: bool,
+    report: Callable[[str], None],
+) -> None:
+    one = group[0].config
+    why = "as asked" if not stacked else "it stands alone" if len(group) == 1 else ""
+    if not why:
+        data, store = load_dataset(one, path, overrides)
+        why = obstacle(one, data)
+    if not why:
+        try:
+            _run_stacked(group, data, store)
+            report(f"{len(group)} runs trained side by side")
+            return
+        except (NotImplementedError, RuntimeError) as error:  # what vmap can't take
+            why = f"torch can't stack it: {str(error).strip().splitlines()[0][:160]}"
+    for point in group:
+        point.why = why
+        point.result = train(path, [*overrides, *point.overrides], point.out)
+        report(f"{point.out} trained by itself ({why})")
+
+
+def obstacle(config: RunConfig, data: Dataset) -> str:
+    """Why models of a configuration can't be trained side by side; "" if they can."""
+    defaults = TrainConfig()
+    for key in sorted(set(TrainConfig.model_fields) - _KNOWN):
+        if getattr(config.train, key) != getattr(defaults, key):
+            return f"train.{key} is not stacked"
+    if config.train.crop_s and any(s.spec.timing.kind != "none" for s in data.streams.values()):
+        return "train.crop_s draws crops for each clip; 0 takes whole clips"
+    for name, encoder in config.model.encoders().items():
+        if getattr(encoder, "source", "stored") == "waveform":
+            return f"model.{name}_encoder trains a pretrained model along"
+        if getattr(encoder, "freeze_until_step", 0):
+            return f"model.{name}_encoder.freeze_until_step holds a part of the model"
+        if encoder.type == "piano_roll" and encoder.transpose:
+            return f"model.{name}_encoder.transpose moves each roll by itself"
+    ragged = [n for n, r in data.rows.items() if len(np.unique(r[r > 0])) > 1]
+    with reproducible(0, config.train.threads):
+        pooled = isinstance(build_model(config, data).fusion, PooledFusion)
+    if ragged and not pooled:
+        return f"model.fusion.type = {config.model.fusion.type!r} joins {ragged[0]} of any length"
+    size = sum(
+        int(data.rows[name].sum()) * stream.spec.row_bytes * len(data.layers[name])
+        for name, stream in data.streams.items()
+    )
+    return f"its streams have {size / 2**30:.1f} GiB" if size > _MOST_BYTES else ""
+
+
+def _run_stacked(group: list[Point], data: Dataset, store: FeatureStore) -> None:
+    began = time.monotonic()
+    for point in group:
+        check_free(point.out, overwrite=False)
+    with ExitStack() as stack, reproducible(0, group[0].config.train.threads):
+        models, states = [], []
+        for point in group:
+            torch.manual_seed(point.config.train.seed)
+            models.append(build_model(point.config, data))
+            states.append(torch.get_rng_state())
+        fits = Trainer(models, states, data, [point.config.train for point in group]).fit()
+        share = (time.monotonic() - began) / len(group)
+        for point, model, fitted in zip(group, models, fits, strict=True):
+            run = stack.enter_context(RunFolder(point.out, overwrite=True))
+            toml = to_toml(point.config)
+            (point.out / folder.RESOLVED).write_text(toml, encoding="utf-8")
+            for record in fitted.records:
+                run.record(record)
+            point.result = conclude(
+                run, model, data, store, point.config, fitted, time.monotonic() - share
+            )
+
+
+def _summary(points: Sequence[Point], root: Path, seconds: float) -> dict[str, Any]:
+    rows: dict[str, list[Point]] = {}
+    for point in points:
+        own = {key: value for key, value in point.settings.items() if key != "train.seed"}
+        rows.setdefault(json.dumps(own), []).append(point)
+    best = max(points, key=_merit)
+    return {
+        "out": str(root),
+        "seconds": round(seconds, 3),
+        "points": [_row(json.loads(key), several) for key, several in rows.items()],
+        "best": {"run": str(best.out), "settings": best.settings, **_scores(best)},
+        "runs": [
+            {"run": str(point.out), "settings": point.settings, **_scores(point)}
+            for point in points
+        ],
+        "stacked": sum(not point.why for point in points),
+        "queued": {
+            point.why: sum(p.why == point.why for p in points) for point in points if point.why
+        },
+    }
+
+
+def _merit(point: Point) -> tuple[float, float]:
+    return point.result["val"]["macro_f1"], -point.result["val"]["nll"]
+
+
+def _scores(point: Point) -> dict[str, float]:
+    return {split: point.result[split]["macro_f1"] for split in ("val", "test")}
+
+
+def _row(settings: dict[str, Any], points: Sequence[Point]) -> dict[str, Any]:
+    """Mean and spread over seeds, and the seed that validates best."""
+    row: dict[str, Any] = {"settings": settings, "runs": len(points)}
+    for split in ("val", "test"):
+        values = [_scores(point)[split] for point in points]
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        row[split] = {"mean": float(np.mean(values)), "sd": None if math.isnan(sd) else sd}
+    best = max(points, key=_merit)
+    return row | {"best": str(best.out), "best_test": _scores(best)["test"]}
