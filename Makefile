@@ -54,6 +54,7 @@ bench: .venv/.bench ## speed beside other stores, tokenizers, extractors; cost o
 	$(BIN)/python tests/benchmarks/midi_tokens.py $(BENCH_ARGS)
 	$(BIN)/python tests/benchmarks/encoders.py $(BENCH_ARGS)
 	$(BIN)/python tests/benchmarks/fusions.py $(BENCH_ARGS)
+	$(BIN)/python tests/benchmarks/training.py $(BENCH_ARGS)
 
 docs: .venv/.docs ## site/ from docs/, with docs/cli.md written anew from --help
 	$(BIN)/python docs/make_cli.py

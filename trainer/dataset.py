@@ -9,7 +9,7 @@ Shapes: B batch, T row, M modality.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor
 from mmfuse.features.errors import StoreError
 from mmfuse.features.spec import StreamSpec
 from mmfuse.features.store import Stream
-from mmfuse.trainer.resident import Resident
+from mmfuse.trainer.resident import MOST_BYTES, Chosen, Resident
 
 SPLITS = ("train", "validation", "test")
 _BUCKET_BATCHES = 16  # batches whose clips are sorted by length together
@@ -51,7 +51,7 @@ class Plan:
     """Which rows of which clips a batch will hold: nothing is copied yet, but presence is known."""
 
     clips: NDArray[np.int64]
-    parts: dict[str, list[Part]]
+    parts: Mapping[str, list[Part] | Chosen]
     present_BM: Tensor
     label_B: Tensor
 
@@ -102,6 +102,7 @@ class Dataset:
         self.rows = {name: self._equal_rows(name) for name in self.layers}
         self.present_NM = np.stack([rows > 0 for rows in self.rows.values()], axis=1)
         self._buffers: dict[str, Tensor] = {}
+        self._resident: dict[str, Resident] = {}
         self._times: dict[tuple[str, int], NDArray[np.float32]] = {}
 
     def __len__(self) -> int:
@@ -194,6 +195,16 @@ class Dataset:
         shown = np.zeros_like(clips) if views is None else views
         pairs = list(zip(clips.tolist(), shown.tolist(), strict=True))
         spans = [self._span(*pair, crop_s, rng) for pair in pairs] if crop_s and rng else None
+        label_B = torch.from_numpy(self.label[clips])
+        if self._fits:
+            chosen = {
+                name: self.resident(name).choose(
+                    clips, shown, None if spec.timing.kind == "none" else spans
+                )
+                for name, spec in self.specs.items()
+            }
+            present_BM = np.stack([one.rows_B > 0 for one in chosen.values()], axis=1)
+            return Plan(clips, chosen, torch.from_numpy(present_BM), label_B)
         parts = {}
         for name, layers in self.layers.items():
             for stream, chosen in zip(layers, self._entries[name][shown, :, clips].T, strict=True):
@@ -203,14 +214,17 @@ class Dataset:
                 for b, pair in enumerate(pairs)
             ]
         present = [[len(times) > 0 for _, times in several] for several in parts.values()]
-        label_B = torch.from_numpy(self.label[clips])
         return Plan(clips, parts, torch.tensor(present).T.contiguous(), label_B)
 
     def gather(self, plan: Plan) -> Batch:
         """Copy the rows of a plan side by side; good until the next call."""
         x, mask, times_s = {}, {}, {}
         for name, parts in plan.parts.items():
-            x[name], times_s[name], mask[name] = self._padded(name, parts)
+            if isinstance(parts, Chosen):
+                found = self.gathered(name, self.resident(name), parts.starts_B, parts.rows_B)
+            else:
+                found = self._padded(name, parts)
+            x[name], times_s[name], mask[name] = found
         return Batch(plan.clips, x, mask, times_s, plan.present_BM, plan.label_B)
 
     def batches(self, clips: NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
@@ -322,10 +336,24 @@ class Dataset:
         x = raw_BTL.to(torch.int64 if ids else torch.float32)
         return x if len(self.layers[name]) > 1 else x.squeeze(2)
 
+    @cached_property
+    def _fits(self) -> bool:
+        """Whether all entries in use may lie in memory."""
+        return sum(self._bytes(name) for name in self.layers) <= MOST_BYTES
+
+    def _bytes(self, name: str) -> int:
+        entries_VL = self._entries[name][:, 0]
+        used = np.unique(entries_VL[entries_VL >= 0])
+        stream = self.streams[name]
+        rows = int(stream.lengths[used].sum())
+        return rows * stream.spec.row_bytes * len(self.layers[name])
+
     def resident(self, name: str) -> Resident:
-        """A whole modality in memory."""
-        entries_VLN = self._entries[name]
-        return Resident(self.layers[name], entries_VLN, partial(self._times_of, name))
+        """A whole modality in memory, read at the first call."""
+        if name not in self._resident:
+            times_of = partial(self._times_of, name)
+            self._resident[name] = Resident(self.layers[name], self._entries[name], times_of)
+        return self._resident[name]
 
     def gathered(
         self,

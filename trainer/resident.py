@@ -6,6 +6,7 @@ Shapes: P place (a clip in one of its views), R row of all, B batch, T row of a 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +15,20 @@ from torch import Tensor
 
 from mmfuse.features.store import Stream
 
+MOST_BYTES = 2**30  # of all modalities together; what is larger is read from the map
 _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which rows of all a batch will hold: the first of each clip, and how many."""
+
+    starts_B: NDArray[np.int64]
+    rows_B: NDArray[np.int64]
+
+    def __getitem__(self, part: slice) -> "Chosen":
+        """Those of some of the clips."""
+        return Chosen(self.starts_B[part], self.rows_B[part])
 
 
 class Resident:
@@ -46,12 +60,31 @@ class Resident:
             span = slice(starts_P[p], starts_P[p + 1])
             for layer, stream in enumerate(layers):
                 values[span, layer] = stream.at(int(entries_VLN[view, layer, clip]))
-            times[span] = times_of(int(used[p]))
+            if spec.timing.kind != "none":
+                times[span] = times_of(int(used[p]))
         self.dtype = torch.from_numpy(values[:0]).dtype
         self.values = torch.from_numpy(values).view(_SAME_SIZE[values.dtype.itemsize])
         place_VN = np.where(first_VN >= 0, np.searchsorted(used, first_VN), len(used))
         self.start_VN = np.append(starts_P[:-1], rows)[place_VN]
         self.rows_VN = np.append(lengths_P, 0)[place_VN]
+
+    def choose(
+        self,
+        clips: NDArray[np.int64],
+        views: NDArray[np.int64],
+        spans: Sequence[tuple[float, float]] | None,
+    ) -> Chosen:
+        """Rows of views of clips; those within spans of seconds, where there are any."""
+        chosen = Chosen(self.start_VN[views, clips], self.rows_VN[views, clips])
+        if spans is None:
+            return chosen
+        times_R = self.times_R.numpy()
+        for b, (start, rows) in enumerate(
+            zip(chosen.starts_B.tolist(), chosen.rows_B.tolist(), strict=True)
+        ):
+            first, last = np.searchsorted(times_R[start : start + rows], spans[b])
+            chosen.starts_B[b], chosen.rows_B[b] = start + first, last - first
+        return chosen
 
     def gather(
         self, starts_B: NDArray[np.int64], rows_B: NDArray[np.int64]

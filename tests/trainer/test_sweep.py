@@ -167,3 +167,20 @@ def test_what_can_not_be_stacked_is_queued_and_says_why(plant):
 def test_a_grid_that_is_none_is_an_error(plant, grid, message):
     with pytest.raises(ConfigError, match=message):
         sweep(plant(counts=(4, 2, 2)).config, (), 1, grid, None)
+
+
+@pytest.mark.parametrize("crop_s", [0.0, 0.4])
+def test_batches_from_memory_are_those_from_the_map_to_the_bit(plant, crop_s):
+    planted = plant(missing=0.3)
+    memory, mapped = planted.data(), planted.data()
+    vars(mapped)["_fits"] = False
+    for rows in memory.order(memory.clips_of("train"), 16, 0, 1):
+        one, other = (
+            data.batch(rows, crop_s, np.random.default_rng(1)) for data in (memory, mapped)
+        )
+        assert torch.equal(one.present_BM, other.present_BM)
+        for name in memory.streams:
+            assert one.x[name].dtype == other.x[name].dtype
+            assert torch.equal(one.x[name], other.x[name])
+            assert torch.equal(one.mask[name], other.mask[name])
+            assert torch.equal(one.times_s[name].nan_to_num(-1), other.times_s[name].nan_to_num(-1))
