@@ -103,7 +103,13 @@ class _Pool:
         self.submit = self._pool.submit
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, whatever it does.
+
+        What still waits is taken out first: loky forgets it, and then its thread fails to find it.
+        """
+        with contextlib.suppress(Empty):
+            while True:
+                self._pool._work_ids.get(block=False)
         self._pool.shutdown(wait=True, kill_workers=True)
 
 
