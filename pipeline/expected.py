@@ -51,7 +51,7 @@ class Expected:
         if self.key is not None:
             return key == self.key
         same = all(spec.params.get(name) == value for name, value in self.states.items())
-        return spec.name == self.name and same
+        return spec.name == self.name and spec.dtype == self.dtype and same
 
 
 def expected_streams(config: Preprocessing) -> list[Expected]:
@@ -77,7 +77,7 @@ def _audio(config: AudioPreprocessing) -> list[Expected]:
         states = {"model": config.model, "threads": config.threads, "precision": config.precision}
         rows = _counted(windows_of(config, _CLAP_S), _CLAP_HZ, 1, lambda samples: 1)
         name = "clap" if config.random_weights is None else "clap_random"
-        return [Expected("audio", name, (_CLAP_DIM,), "float16", None, states, rows)]
+        return [Expected("audio", name, (_CLAP_DIM,), config.dtype, None, states, rows)]
     encoder = build_encoder(config)  # of another package: whatever it imports
     rows = _counted(encoder.windows, encoder.rate_hz, encoder.shortest, encoder.frames)
     return [_exact(spec, rows) for spec in encoder.specs]
@@ -113,7 +113,7 @@ def _wav2vec2(config: AudioPreprocessing) -> list[Expected]:
     item = (int(plain.get("hidden_size", _HIDDEN)),)
     rows = _counted(windows, 16_000, shortest, frames)
     return [
-        Expected("audio", names.get(layer, name), item, "float16", None, states, rows)
+        Expected("audio", names.get(layer, name), item, config.dtype, None, states, rows)
         for layer in layers
     ]
 
