@@ -346,7 +346,8 @@ class Dataset:
         used = np.unique(entries_VL[entries_VL >= 0])
         stream = self.streams[name]
         rows = int(stream.lengths[used].sum())
-        return rows * stream.spec.row_bytes * len(self.layers[name])
+        row_bytes = int(stream.dtype.itemsize * np.prod(stream.spec.item, dtype=np.int64))
+        return rows * row_bytes * len(self.layers[name])
 
     def resident(self, name: str) -> Resident:
         """A whole modality in memory, read at the first call."""
