@@ -41,7 +41,7 @@ check: .venv/.test $(LINKS) ## style, types, layout
 	$(BIN)/pytest -q tests/test_layout.py
 
 test: .venv/.test ## every test but the slow ones; PYTEST_ARGS="-k store"
-	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-full: .venv/.test ## every test
 	$(BIN)/pytest $(PYTEST_ARGS)
