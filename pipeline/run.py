@@ -88,7 +88,7 @@ def make_features(
     began = time.monotonic()
     Views.of(config.preprocessing)  # refuses views that differ in nothing
     with (
-        memory_shared(1),
+        memory_shared(1, compute.device),
         started(executor or InProcess()) as place,
         StoreWriter(store) as writer,
     ):

@@ -132,7 +132,8 @@ def do_task(
     makers = _makers_of(setup) if makers is None else makers
     views = Views.of(setup.preprocessing)
     counts = report or Report()
-    with TaskLock(setup.root, task.name) as lock, memory_shared(setup.processes):
+    bounded = memory_shared(setup.processes, setup.compute.device)
+    with TaskLock(setup.root, task.name) as lock, bounded:
         if lock.is_committed:
             return Result()
         if report is None:
