@@ -86,13 +86,13 @@ def make_features(
         WorkerError: workers die before they have a clip in hand.
     """
     began = time.monotonic()
+    spare_pandas()  # before the writer has pyarrow look for it
     Views.of(config.preprocessing)  # refuses views that differ in nothing
     with (
         memory_shared(1, compute.device),
         started(executor or InProcess()) as place,
         StoreWriter(store) as writer,
     ):
-        spare_pandas()
         count = corpus.check()
         count = count if limit is None else min(limit, count)
         report = Report(store=str(store))
