@@ -12,7 +12,7 @@ from torch import nn
 from mmfuse.features.errors import ConfigError, StoreError
 from mmfuse.features.spec import StreamSpec
 from mmfuse.trainer.audio_encoders import MelCNNEncoder
-from mmfuse.trainer.config import (
+from mmfuse.trainer.encoder_config import (
     EncoderConfig,
     EventBasedConfig,
     MelCNNConfig,

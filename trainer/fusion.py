@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmfuse.features.errors import ConfigError
-from mmfuse.trainer.config import PluginFusionConfig, fusion_plugins
 from mmfuse.trainer.fusion_attention import BottleneckFusion, CrossModalAttention, EarlyFusion
 from mmfuse.trainer.fusion_base import MultimodalFusion
+from mmfuse.trainer.fusion_config import PluginFusionConfig, fusion_plugins
 from mmfuse.trainer.fusion_pooled import GatedFusion, LateFusion, LowRankFusion
 
 FUSIONS: Mapping[str, Callable[..., MultimodalFusion]] = {

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from mmfuse.features.config import load_feature_config
-from mmfuse.trainer.config import EncoderConfig, load_run_config
+from mmfuse.trainer.config import load_run_config
+from mmfuse.trainer.encoder_config import EncoderConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ENCODER_OF = {"music_transformer": "midi", "piano_roll": "midi", "wav2vec2_late": "audio"}

@@ -17,7 +17,8 @@ from mmfuse.features.wav2vec2 import Wav2vec2, Wav2vec2Params
 from mmfuse.features.waveform import Waveform, waveform_spec
 from mmfuse.features.windows import Windows
 from mmfuse.features.writer import StoreWriter
-from mmfuse.trainer.config import PianoRollConfig, Wav2Vec2Config, load_run_config
+from mmfuse.trainer.config import load_run_config
+from mmfuse.trainer.encoder_config import PianoRollConfig, Wav2Vec2Config
 from mmfuse.trainer.encoders import build_encoder
 from mmfuse.trainer.load import load_dataset
 from mmfuse.trainer.loop import fit, predict, reproducible

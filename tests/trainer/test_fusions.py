@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from mmfuse.features.errors import ConfigError
-from mmfuse.trainer import config as config_module
-from mmfuse.trainer.config import ModelConfig, PluginFusionConfig, load_run_config
+from mmfuse.trainer import fusion_config
+from mmfuse.trainer.config import ModelConfig, load_run_config
 from mmfuse.trainer.fusion import FUSIONS, build_fusion
 from mmfuse.trainer.fusion_attention import CrossAttention, CrossLayer
 from mmfuse.trainer.fusion_base import MultimodalFusion
+from mmfuse.trainer.fusion_config import PluginFusionConfig
 from mmfuse.trainer.fusion_pooled import GatedFusion
 from mmfuse.trainer.layers import Encoded
 
@@ -415,7 +416,7 @@ class Installed:
 @pytest.fixture
 def plugins(monkeypatch):
     points = [Installed("doubled", Doubled), Installed("odd", lambda dims, hidden_dim: 3)]
-    monkeypatch.setattr(config_module, "entry_points", lambda group: points)
+    monkeypatch.setattr(fusion_config, "entry_points", lambda group: points)
 
 
 def test_an_installed_fusion_is_found_by_its_name(plugins):

@@ -7,7 +7,7 @@ import torch
 from mmfuse.features.compound import Compound
 from mmfuse.features.midi_like import MidiLike
 from mmfuse.features.midi_tokens import midi_tokens_spec, tokens_entry
-from mmfuse.trainer.config import MusicTransformerConfig
+from mmfuse.trainer.encoder_config import MusicTransformerConfig
 from mmfuse.trainer.encoders import build_encoder
 from mmfuse.trainer.music_transformer import BIN_S, bars_and_beats
 from mmfuse.trainer.relative import RelativeAttention, skew

@@ -12,7 +12,7 @@ from mmfuse.features.midi_tokens import TOKENIZATIONS, midi_tokens_spec, tokens_
 from mmfuse.features.spec import Entry
 from mmfuse.features.store import open_store
 from mmfuse.features.writer import StoreWriter
-from mmfuse.trainer.config import EventBasedConfig, MusicTransformerConfig
+from mmfuse.trainer.encoder_config import EventBasedConfig, MusicTransformerConfig
 from mmfuse.trainer.encoders import build_encoder
 from mmfuse.trainer.load import _matching
 
