@@ -9,6 +9,7 @@ Shapes: N clip, M modality, S subset.
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import factorial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from mmfuse.trainer.metrics import SCORES, Classes, scores
 
 Subset = tuple[str, ...]
+Value = TypeVar("Value", float, NDArray[np.float64])
 _DRAWS = 100  # of which clips lose a modality, behind each point of a curve
 
 
@@ -24,26 +26,28 @@ def subsets(modalities: Sequence[str]) -> list[Subset]:
     return [kept for n in range(1, len(modalities) + 1) for kept in combinations(modalities, n)]
 
 
-def shapley(modalities: Sequence[str], value: Mapping[Subset, float]) -> dict[str, float]:
+def shapley(modalities: Sequence[str], value: Mapping[Subset, Value]) -> dict[str, Value]:
     """Shapley value of each modality, exact: its mean gain over all orders of coming in.
 
     They sum to the value of all modalities minus that of none.
 
     Args:
         modalities: all of them.
-        value: of every subset, the empty one too, each in the order of `modalities`.
+        value: of every subset, the empty one too, each in the order of `modalities`; a number, or
+            an array, of which each place is taken by itself.
 
     Source: Shapley 1953; of modalities: Hu et al., arXiv 2205.00302 (SHAPE).
     """
     M = len(modalities)
-    worth = {}
+    worth: dict[str, Value] = {}
     for name in modalities:
-        others = [other for other in modalities if other != name]
-        worth[name] = 0.0
+        others: list[str] = [other for other in modalities if other != name]
+        gains: list[Value] = []
         for kept in [(), *subsets(others)]:
             joined = tuple(m for m in modalities if m in kept or m == name)
             share = factorial(len(kept)) * factorial(M - len(kept) - 1) / factorial(M)
-            worth[name] += share * (value[joined] - value[kept])
+            gains.append(share * (value[joined] - value[kept]))
+        worth[name] = sum(gains[1:], start=gains[0])
     return worth
 
 

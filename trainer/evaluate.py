@@ -44,8 +44,8 @@ def evaluate(
 
     Returns:
         Scores under the names of `splits`, `calibration`, and where they are asked for or there
-        `subsets`, `shapley`, `robustness` and `gates` of the result; probabilities (N, C) of the
-        clips of the splits, one behind the other.
+        `subsets`, `shapley`, `intervals` of both, `robustness` and `gates` of the result;
+        probabilities (N, C) of the clips of the splits, one behind the other.
     """
     names, options = model.modalities, config.eval
     clips = {name: data.clips_of(split) for name, split in splits.items()}
@@ -75,6 +75,12 @@ def evaluate(
     if options.subsets and len(names) > 1:
         result["shapley"] = {
             name: _shapley(data, rows, {kept: of[name] for kept, of in found.items()}, names, guess)
+            for name, rows in clips.items()
+        }
+        result["intervals"] = {
+            name: _intervals(
+                data, rows, {kept: of[name] for kept, of in found.items()}, names, guess, options
+            )
             for name, rows in clips.items()
         }
         result["robustness"] = {"missing": list(options.missing_shares)} | {
@@ -172,6 +178,31 @@ def gate_means(
         "mean": means(clips),
         "by_class": {name: means(rows) for name, rows in classes.items() if len(rows)},
     }
+
+
+def _intervals(
+    data: Dataset,
+    clips: Clips,
+    found: dict[Subset, Probabilities],
+    names: Subset,
+    commonest: int,
+    options: EvalConfig,
+) -> dict[str, Any]:
+    """95 % of each score of each subset, and of each Shapley value: all on the same drawn clips."""
+    kept = [(), *found]
+    said = [np.full(len(clips), commonest), *(of.argmax(axis=1) for of in found.values())]
+    groups_N = data.groups_of(clips) if options.resample == "group" else None
+    drawn = metrics.resampled_scores(
+        data.label[clips], said, len(data.classes), options.bootstrap, groups_N=groups_N
+    )
+    of_subsets: dict[str, dict[str, list[float]]] = {"+".join(one): {} for one in found}
+    of_shapley = {}
+    for score, values_SR in drawn.items():
+        for one, values_R in zip(kept[1:], values_SR[1:], strict=True):
+            of_subsets["+".join(one)][score] = list(metrics.percentiles(values_R))
+        worth = shapley(names, dict(zip(kept, values_SR, strict=True)))
+        of_shapley[score] = {m: list(metrics.percentiles(worth[m])) for m in names}
+    return {"subsets": of_subsets, "shapley": of_shapley}
 
 
 def _commonest(data: Dataset) -> int:

@@ -121,8 +121,7 @@ def bootstrap(
     whole = scores(truth_N, predicted_N, classes)
     resampled = SCORES if groups_N is None else _OF_GROUPS
     return {
-        name: Interval(whole[name], *_percentiles(score(drawn)))
-        for name, score in resampled.items()
+        name: Interval(whole[name], *percentiles(score(drawn))) for name, score in resampled.items()
     }
 
 
@@ -146,7 +145,25 @@ def paired_bootstrap(
         differences = score(drawn[0]) - score(drawn[1])
         below, above = (differences <= 0).sum() + 1, (differences >= 0).sum() + 1
         p = min(1.0, 2 * float(min(below, above)) / (resamples + 1))
-        found[name] = Difference(ours[name] - theirs[name], *_percentiles(differences), p)
+        found[name] = Difference(ours[name] - theirs[name], *percentiles(differences), p)
+    return found
+
+
+def resampled_scores(
+    truth_N: Classes,
+    predictions: list[Classes],
+    classes: int,
+    resamples: int = 2000,
+    seed: int = 0,
+    groups_N: NDArray[Any] | None = None,
+) -> dict[str, list[NDArray[np.float64]]]:
+    """Every score of each prediction on the same resampled clips: (R,) for each of them."""
+    scoring = SCORES if groups_N is None else _OF_GROUPS
+    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in scoring}
+    for predicted_N in predictions:  # one at a time: confusions of many classes are large
+        drawn = _resampled(truth_N, [predicted_N], classes, resamples, seed, groups_N)[0]
+        for name, score in scoring.items():
+            found[name].append(score(drawn))
     return found
 
 
@@ -220,6 +237,7 @@ def _resampled_groups(
     return [np.concatenate(part) for part in parts]
 
 
-def _percentiles(values_R: NDArray[np.float64]) -> tuple[float, float]:
+def percentiles(values_R: NDArray[np.float64]) -> tuple[float, float]:
+    """The 2.5 % and 97.5 % points of a bootstrap distribution, (R,)."""
     low, high = np.percentile(values_R, [2.5, 97.5])
     return float(low), float(high)

@@ -64,6 +64,21 @@ def test_shapley_values_come_from_the_subsets_and_sum_to_the_gain_over_the_commo
             assert sum(worth.values()) == pytest.approx(result[name][score] - nothing[score])
 
 
+def test_intervals_of_subsets_and_shapley_values_draw_the_same_clips_as_the_scores(ran):
+    _, result = ran()
+    for name in ("val", "test"):
+        found = result["intervals"][name]
+        assert list(found["subsets"]) == list(result["subsets"])
+        for score in ("accuracy", "macro_f1"):
+            assert found["subsets"]["text+audio+midi"][score] == result[name][f"{score}_95"]
+            for kept, intervals in found["subsets"].items():
+                low, high = intervals[score]
+                assert low <= result["subsets"][kept][name][score] <= high
+                assert low < high
+            for modality, (low, high) in found["shapley"][score].items():
+                assert low < result["shapley"][name][score][modality] < high
+
+
 def test_robustness_begins_at_the_result_and_ends_at_the_subset(ran):
     _, result = ran("eval.missing_shares=[0.0, 0.4, 1.0]")
     assert result["robustness"]["missing"] == [0.0, 0.4, 1.0]
@@ -101,7 +116,7 @@ def test_gates_are_written_by_modality_and_class(ran, gate):
 
 def test_without_gates_subsets_or_other_modalities_the_result_has_no_such_part(ran):
     _, result = ran("eval.subsets=false")
-    assert not {"gates", "subsets", "shapley", "robustness"} & set(result)
+    assert not {"gates", "subsets", "shapley", "intervals", "robustness"} & set(result)
     assert "worth" not in "\n".join(run_lines(result))
 
 
