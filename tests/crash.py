@@ -39,7 +39,8 @@ STORE = "trial.zarr"
 PASSING = {"writer.lock", "run.json"}  # what does not count, and times and speeds
 OPERATIONS = ("fsync", "fdatasync", "replace", "rename", "link", "unlink", "remove", "mkdir",
               "rmdir", "chmod", "truncate", "ftruncate")  # fmt: skip
-STREAMS = {"midi": {}, "text": {}}
+STREAMS: dict[str, Any] = {"midi": {}, "text": {}}
+ALL_STREAMS = {**STREAMS, "audio": {}}
 
 
 def die_after(number: int, *, torn: bool) -> None:
@@ -227,9 +228,9 @@ def main(what: str, which: str, place: str, step: str = "1") -> None:
     corpus = folder / "corpus"  # made by the test
     warm = folder / "warm.zarr"  # what this run compiles and loads, the forks inherit
     shutil.rmtree(warm, ignore_errors=True)
-    extract(corpus, STREAMS)(warm)
+    extract(corpus, ALL_STREAMS)(warm)
     if what == "kills":
-        trial = Trial(folder, extract(corpus, STREAMS), None)
+        trial = Trial(folder, extract(corpus, ALL_STREAMS), None)
         print(json.dumps(after_random_kills(trial, int(which))))
         return
     parts = [folder / "part-0.zarr", folder / "part-1.zarr"]

@@ -18,13 +18,14 @@ def corpora(tmp_path_factory):
     folder = tmp_path_factory.mktemp("crash")
     plans = [p for p in plan_clips(240, seed=0) if not p.missing]
     for name, numbers in (("corpus", (0, 1, 2)), ("corpus-1", (0, 3))):
-        (folder / name / "midi").mkdir(parents=True)
+        for kind in ("audio", "midi"):
+            (folder / name / kind).mkdir(parents=True)
         with (folder / name / "manifest.jsonl").open("w") as manifest:
             for number in numbers:
                 row, files = make_clip(plans[number])
-                (path,) = (path for path in files if path.startswith("midi/"))
-                (folder / name / path).write_bytes(files[path])
-                wanted = {"id": row["id"], "text": row["text"], "midi_path": path}
+                for path, data in files.items():
+                    (folder / name / path).write_bytes(data)
+                wanted = {key: row[key] for key in ("id", "text", "audio_path", "midi_path")}
                 split = "test" if number else "train"
                 manifest.write(json.dumps({**wanted, "split": split}) + "\n")
     return folder
