@@ -87,7 +87,7 @@ def run_apart(folder: Path, jobs: int) -> tuple[float, str | None]:
 
 
 def measure(clips: int, workers: int, pairs: int) -> dict[str, Any]:
-    """Medians of all kinds of run in turn, after a small one that fills the caches of the system."""
+    """Medians of runs of all kinds in turn, after a small one that fills the system's caches."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_corpus(folder / "small" / "corpus", 64)
