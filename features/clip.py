@@ -130,13 +130,16 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A row of a manifest. None means that the modality is missing, which is no error."""
+    """A row of a manifest. None means that the modality is missing, which is no error.
+
+    A label is a tuple where the manifest has a list.
+    """
 
     id: str
     text: str | None = None
     audio: Source | None = None
     midi: Source | None = None
-    label: str | None = None
+    label: str | tuple[str, ...] | None = None
     split: str | None = None
     group: str | None = None
     origins: Origins = Origins()

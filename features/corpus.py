@@ -121,15 +121,10 @@ class Corpus:
         for table in self._rows.tables([self._theirs[name] for name in ours], stop):
             yield table.rename_columns(ours)
 
-    def labels(self) -> pa.Table:
-        """Columns id, label, split, group of every clip, strings; null where missing."""
-        table: dict[str, list[str | None]] = {"id": [], "label": [], "split": [], "group": []}
+    def labels(self) -> list[Clip]:
+        """Every clip with its id, label, split and group alone."""
         names = ("id", "label", "label_id", "split", "group")
-        for number, row in enumerate(self._select(names), start=1):
-            clip = self._clip(number, row)
-            for name, values in table.items():
-                values.append(getattr(clip, name))
-        return pa.table(table, schema=pa.schema([(name, pa.string()) for name in table]))
+        return [self._clip(number, row) for number, row in enumerate(self._select(names), start=1)]
 
     def check(self) -> int:
         """Read ids, splits and paths of the whole manifest; the number of clips.
@@ -201,7 +196,7 @@ class Corpus:
             text=text,
             audio=audio,
             midi=midi,
-            label=self._label(row),
+            label=self._label(where, row),
             split=SPLITS[str(split).lower()] if split else None,
             group=_string(row.get("group")),
             origins=Origins(
@@ -214,13 +209,19 @@ class Corpus:
             estimate=self.estimates.get(str(clip_id)),
         )
 
-    def _label(self, row: Row) -> str | None:
+    def _label(self, where: str, row: Row) -> str | tuple[str, ...] | None:
         value = row.get("label")
         value = row.get("label_id") if value is None else value
         names = self._rows.class_names(self._theirs.get("label", ""))
-        if names and isinstance(value, int) and 0 <= value < len(names):
-            return names[value]
-        return _string(value)
+        if not isinstance(value, list):
+            return _named(value, names)
+        found = [_named(one, names) for one in value]
+        if None in found:
+            raise ConfigError(
+                f"{where}, column {self._theirs.get('label', 'label_id')}: the list {value} holds "
+                "an empty label; take it out"
+            )
+        return tuple(map(str, found))
 
     def _source(self, number: int, row: Row, modality: str) -> Source | None:
         """Bytes inside (a struct {bytes, path}, or plain), else a path below the root."""
@@ -264,6 +265,13 @@ class Corpus:
                     f"there already in row {seen[clip_id]}; ids must be unique"
                 )
             seen[clip_id] = number
+
+
+def _named(value: Any, names: Sequence[str] | None) -> str | None:
+    """A label, by its name where it is a number that has one."""
+    if names and isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    return _string(value)
 
 
 def _string(value: Any) -> str | None:

@@ -119,8 +119,11 @@ class _ParquetRows(Rows):
         """Names of a `ClassLabel`, as Hugging Face datasets writes them into the schema."""
         try:
             features = json.loads(self._metadata[b"huggingface"])["info"]["features"]
-            return [str(name) for name in features[column]["names"]]
-        except (KeyError, TypeError, ValueError):
+            column_type = features[column]
+            if isinstance(column_type, list):  # how datasets wrote lists before its version 4
+                (column_type,) = column_type
+            return [str(name) for name in column_type.get("feature", column_type)["names"]]
+        except (AttributeError, KeyError, TypeError, ValueError):
             return None
 
 

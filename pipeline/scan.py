@@ -90,7 +90,8 @@ def scan_corpus(corpus: Corpus, progress: Progress, *, limit: int | None = None)
     progress.start(found.clips)
     for clip in islice(corpus.clips(), found.clips):
         found.splits[clip.split or "none"] += 1
-        found.labels[clip.label or "none"] += 1
+        several = clip.label if isinstance(clip.label, tuple) else (clip.label,)
+        found.labels.update(label or "none" for label in several or (None,))
         with signals_held():
             for modality, probe in (("audio", _audio), ("midi", _midi), ("text", _text)):
                 _try(modality, probe, clip, found)

@@ -110,8 +110,8 @@ def chosen_ids(ids: Path | None, split: str | None, corpus: Path | None) -> set[
         raise ConfigError(
             f"--split {split}: it is train, validation or test, and needs the --corpus that says so"
         )
-    labels = open_corpus(corpus).labels().to_pylist()
-    return {row["id"] for row in labels if row["split"] == SPLITS[split]}
+    clips = open_corpus(corpus).labels()
+    return {clip.id for clip in clips if clip.split == SPLITS[split]}
 
 
 def chosen_keys(store: Path, streams: str | None) -> list[str] | None:

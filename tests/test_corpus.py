@@ -90,7 +90,31 @@ def test_bytes_inside_a_shard_are_the_same_clips(tmp_path):
     ours, theirs = seen(open_corpus(tmp_path)), seen(open_corpus(tmp_path / "files"))
     assert [row[:4] for row in ours] == [row[:4] for row in theirs]
     assert [row[5:7] for row in ours] == [row[5:7] for row in theirs]
-    assert open_corpus(tmp_path).labels()["label"].to_pylist() == ["x", "y", "x"]
+    assert [clip.label for clip in open_corpus(tmp_path).labels()] == ["x", "y", "x"]
+
+
+def test_labels_may_be_lists_in_parquet_and_jsonl(tmp_path):
+    rows = [
+        {"id": "a", "text": "x", "label": ["sad", "slow"]},
+        {"id": "b", "text": "x", "label": []},
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet")
+    numbers = pa.table({"id": ["a", "b"], "text": ["x", "x"], "label": [[1, 0], []]})
+    names = {"names": ["slow", "sad"], "_type": "ClassLabel"}
+    for number, kind in enumerate(({"feature": names, "_type": "List"}, [names])):
+        features = json.dumps({"info": {"features": {"label": kind}}})
+        file = tmp_path / f"{number}.parquet"
+        pq.write_table(numbers.replace_schema_metadata({"huggingface": features}), file)
+    for name in ("m.jsonl", "m.parquet", "0.parquet", "1.parquet"):
+        found = [clip.label for clip in open_corpus(tmp_path / name).labels()]
+        assert found == [("sad", "slow"), ()], name
+
+
+def test_an_empty_label_in_a_list_is_named(tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"id": "a", "text": "x", "label": ["sad", ""]}')
+    with pytest.raises(ConfigError, match=r"row 1, column label: the list .* holds an empty label"):
+        open_corpus(tmp_path / "m.jsonl").labels()
 
 
 def test_a_folder_is_a_corpus_of_matching_stems(tmp_path):

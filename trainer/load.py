@@ -75,14 +75,14 @@ def _labelled(config: RunConfig) -> list[tuple[str, str, str, str | None]]:
     """(id, split, label, group) of all clips that have label and split, in the corpus' order."""
     corpus = config.data.corpus
     assert corpus is not None
-    table = open_corpus(corpus, config.data.columns).labels().to_pydict()
-    rows = [
-        (clip_id, split, label, group)
-        for clip_id, split, label, group in zip(
-            *(table[name] for name in ("id", "split", "label", "group")), strict=True
-        )
-        if split in SPLITS and label is not None
-    ]
+    rows = []
+    for clip in open_corpus(corpus, config.data.columns).labels():
+        if isinstance(clip.label, tuple):
+            raise ConfigError(
+                f"corpus {corpus}: clip {clip.id!r} has a list of labels; give it one"
+            )
+        if clip.split in SPLITS and clip.label is not None:
+            rows.append((clip.id, clip.split, clip.label, clip.group))
     for split in SPLITS:
         if not any(row[1] == split for row in rows):
             raise ConfigError(

@@ -162,7 +162,7 @@ def dataset_of(saved: Saved, clips: Sequence[Clip], store: FeatureStore) -> Data
     return Dataset(
         [clip.id for clip in clips],
         [clip.split or "" for clip in clips],
-        [clip.label for clip in clips],
+        [clip.label if isinstance(clip.label, str) else None for clip in clips],
         streams_like(store, saved.config, saved.specs),
         [clip.group for clip in clips],
         classes=saved.classes,
