@@ -20,7 +20,7 @@ from torch import Tensor
 from mmfuse.features.errors import StoreError
 from mmfuse.features.spec import StreamSpec
 from mmfuse.features.store import Stream
-from mmfuse.trainer.resident import MOST_BYTES, Chosen, Resident
+from mmfuse.trainer.resident import MOST_BYTES, Chosen, Resident, input_dtype
 
 SPLITS = ("train", "validation", "test")
 _BUCKET_BATCHES = 16  # batches whose clips are sorted by length together
@@ -193,18 +193,16 @@ class Dataset:
         where the store does not hold that view whole.
         """
         shown = np.zeros_like(clips) if views is None else views
-        pairs = list(zip(clips.tolist(), shown.tolist(), strict=True))
-        spans = [self._span(*pair, crop_s, rng) for pair in pairs] if crop_s and rng else None
         label_B = torch.from_numpy(self.label[clips])
         if self._fits:
+            spans_2B = self._spans(clips, shown, crop_s, rng) if crop_s and rng else None
             chosen = {
-                name: self.resident(name).choose(
-                    clips, shown, None if spec.timing.kind == "none" else spans
-                )
-                for name, spec in self.specs.items()
+                name: self.resident(name).choose(clips, shown, spans_2B) for name in self.layers
             }
             present_BM = np.stack([one.rows_B > 0 for one in chosen.values()], axis=1)
             return Plan(clips, chosen, torch.from_numpy(present_BM), label_B)
+        pairs = list(zip(clips.tolist(), shown.tolist(), strict=True))
+        spans = [self._span(*pair, crop_s, rng) for pair in pairs] if crop_s and rng else None
         parts = {}
         for name, layers in self.layers.items():
             for stream, chosen in zip(layers, self._entries[name][shown, :, clips].T, strict=True):
@@ -221,7 +219,7 @@ class Dataset:
         x, mask, times_s = {}, {}, {}
         for name, parts in plan.parts.items():
             if isinstance(parts, Chosen):
-                found = self.gathered(name, self.resident(name), parts.starts_B, parts.rows_B)
+                found = self.resident(name).gather(parts.starts_B, parts.rows_B)
             else:
                 found = self._padded(name, parts)
             x[name], times_s[name], mask[name] = found
@@ -297,6 +295,24 @@ class Dataset:
                 return start, start + crop_s
         return -np.inf, np.inf
 
+    def _spans(
+        self,
+        clips: NDArray[np.int64],
+        views: NDArray[np.int64],
+        crop_s: float,
+        rng: np.random.Generator,
+    ) -> NDArray[np.float32]:
+        """`_span` of many, (2, B), from memory."""
+        luck_B = rng.random(len(clips)).astype(np.float32)
+        spans_2B = np.array([[-np.inf], [np.inf]], np.float32).repeat(len(clips), axis=1)
+        for resident in reversed([self.resident(name) for name in self.layers]):
+            if resident.timed:
+                here_B, first_B, last_B = resident.bounds(clips, views)
+                room_B = np.maximum(last_B - first_B - np.float32(crop_s), 0)
+                start_B = first_B + luck_B * room_B
+                spans_2B = np.where(here_B, [start_B, start_B + np.float32(crop_s)], spans_2B)
+        return spans_2B
+
     def _rows_of(self, name: str, clip: int, view: int, span: tuple[float, float] | None) -> Part:
         """The clip's rows in each stream of a modality, and their times; those of a span."""
         entry = int(self._entries[name][view, 0, clip])
@@ -327,14 +343,8 @@ class Dataset:
             array[b, len(clock) :] = 0
             seconds[b, : len(clock)], seconds[b, len(clock) :] = clock, np.nan
         mask = torch.arange(longest) < lengths[:, None]
-        return self._as_input(name, raw), times, mask
-
-    def _as_input(self, name: str, raw_BTL: Tensor) -> Tensor:
-        """Ids as int64, else float32; without the dimension of layers, where there is one."""
-        spec = self.streams[name].spec
-        ids = spec.timing.kind == "none" and self.streams[name].dtype.kind in "uib"
-        x = raw_BTL.to(torch.int64 if ids else torch.float32)
-        return x if len(self.layers[name]) > 1 else x.squeeze(2)
+        x = raw.to(input_dtype(self.streams[name]))
+        return x if layers > 1 else x.squeeze(2), times, mask
 
     @cached_property
     def _fits(self) -> bool:
@@ -355,17 +365,6 @@ class Dataset:
             times_of = partial(self._times_of, name)
             self._resident[name] = Resident(self.layers[name], self._entries[name], times_of)
         return self._resident[name]
-
-    def gathered(
-        self,
-        name: str,
-        resident: Resident,
-        starts_B: NDArray[np.int64],
-        rows_B: NDArray[np.int64],
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows (B, T, ...) as models take them, seconds and mask (B, T), of memory."""
-        raw, times_BT, mask_BT = resident.gather(starts_B, rows_B)
-        return self._as_input(name, raw), times_BT, mask_BT
 
     def _buffer(self, name: str, shape: tuple[int, ...], dtype: str) -> Tensor:
         size = int(np.prod(shape))

@@ -1,8 +1,7 @@
-"""A whole modality in memory, one row behind the other, from which batches are gathered by index.
+"""A whole modality in memory, one row behind the other, from which batches are gathered.
 
-Nothing is done clip by clip: the rows of a batch are one index, and padding is one more row.
-
-Shapes: P place (a clip in one of its views), R row of all, B batch, T row of a clip, L layer.
+Shapes: P place (a clip in one of its views), V view, N clip, R row of all, B batch, T row of a
+clip, L layer.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmfuse.features.compiled import COMPILED
 from mmfuse.features.store import Stream
+from mmfuse.trainer.gather import clock, crop, spread, spread_halves
 
 MOST_BYTES = 2**30  # of all modalities together; what is larger is read from the map
-_SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,51 +51,74 @@ class Resident:
         views, clips = (index[at] for index in np.nonzero(first_VN >= 0))
         lengths_P = layers[0].lengths[used]
         spec, rows = layers[0].spec, int(lengths_P.sum())
-        # the last row is what stands in padding
-        values = np.zeros((rows + 1, len(layers), *spec.item), layers[0].dtype)
-        self.times_R = torch.full((rows + 1,), torch.nan)
+        values = np.zeros((rows, len(layers), *spec.item), layers[0].dtype)
+        self.timed = spec.timing.kind != "none"
+        self.times_R = np.full(rows, np.nan, np.float32)
         starts_P = np.concatenate([[0], np.cumsum(lengths_P)]).astype(np.int64)
-        times = self.times_R.numpy()
         for p, (view, clip) in enumerate(zip(views, clips, strict=True)):
             span = slice(starts_P[p], starts_P[p + 1])
             for layer, stream in enumerate(layers):
                 values[span, layer] = stream.at(int(entries_VLN[view, layer, clip]))
-            if spec.timing.kind != "none":
-                times[span] = times_of(int(used[p]))
-        self.dtype = torch.from_numpy(values[:0]).dtype
-        self.values = torch.from_numpy(values).view(_SAME_SIZE[values.dtype.itemsize])
+            if self.timed:
+                self.times_R[span] = times_of(int(used[p]))
+        self.item = (len(layers), *spec.item) if len(layers) > 1 else spec.item
+        self.width = int(np.prod(self.item, dtype=np.int64))
+        self.values = values.reshape(-1)
+        self.dtype = input_dtype(layers[0])
         place_VN = np.where(first_VN >= 0, np.searchsorted(used, first_VN), len(used))
         self.start_VN = np.append(starts_P[:-1], rows)[place_VN]
         self.rows_VN = np.append(lengths_P, 0)[place_VN]
+        self._buffers: dict[torch.dtype, Tensor] = {}
+
+    def bounds(
+        self, clips: NDArray[np.int64], views: NDArray[np.int64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
+        """Of views of clips: whether they have rows, and seconds of the first and the last one."""
+        starts_B, rows_B = self.start_VN[views, clips], self.rows_VN[views, clips]
+        here_B = rows_B > 0
+        starts_B = np.where(here_B, starts_B, 0)
+        return here_B, self.times_R[starts_B], self.times_R[starts_B + np.maximum(rows_B - 1, 0)]
 
     def choose(
         self,
         clips: NDArray[np.int64],
         views: NDArray[np.int64],
-        spans: Sequence[tuple[float, float]] | None,
+        spans_2B: NDArray[np.float32] | None,
     ) -> Chosen:
-        """Rows of views of clips; those within spans of seconds, where there are any."""
+        """Rows of views of clips; those between two times, where there are any given."""
         chosen = Chosen(self.start_VN[views, clips], self.rows_VN[views, clips])
-        if spans is None:
-            return chosen
-        times_R = self.times_R.numpy()
-        for b, (start, rows) in enumerate(
-            zip(chosen.starts_B.tolist(), chosen.rows_B.tolist(), strict=True)
-        ):
-            first, last = np.searchsorted(times_R[start : start + rows], spans[b])
-            chosen.starts_B[b], chosen.rows_B[b] = start + first, last - first
+        if spans_2B is not None and self.timed:
+            crop(self.times_R, chosen.starts_B, chosen.rows_B, spans_2B)
         return chosen
 
     def gather(
         self, starts_B: NDArray[np.int64], rows_B: NDArray[np.int64]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, L, *item) in the stream's dtype, seconds and mask (B, T)."""
-        longest = max(1, int(rows_B.max()))
-        step_T = torch.arange(longest)
-        mask_BT = step_T < torch.from_numpy(rows_B)[:, None]
-        index_BT = torch.from_numpy(starts_B)[:, None] + step_T
-        index = torch.where(mask_BT, index_BT, len(self.times_R) - 1).view(-1)
-        shape = (len(rows_B), longest)
-        x = self.values.index_select(0, index).view(self.dtype)
-        times_BT = self.times_R.index_select(0, index).view(shape)
-        return x.view(*shape, *x.shape[1:]), times_BT, mask_BT
+        """Rows (B, T, ...) as models take them, seconds and mask (B, T).
+
+        They lie in buffers that the next call overwrites.
+        """
+        shape = (len(rows_B), max(1, int(rows_B.max())))
+        x, mask_BT = self._buffer((*shape, *self.item), self.dtype), self._buffer(shape, torch.bool)
+        times_BT = torch.empty(shape)
+        clock(self.times_R, starts_B, rows_B, times_BT.numpy(), mask_BT.numpy())
+        flat = x.view(-1).numpy()
+        if COMPILED and self.values.dtype == np.float16:
+            bits = self.values.view(np.uint16)
+            spread_halves(bits, self.width, starts_B, rows_B, flat, flat.view(np.uint32))
+        else:
+            spread(self.values, self.width, starts_B, rows_B, flat)
+        return x, times_BT, mask_BT
+
+    def _buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        size = int(np.prod(shape))
+        kept = self._buffers.get(dtype)
+        if kept is None or kept.numel() < size:
+            self._buffers[dtype] = kept = torch.empty(size + size // 4, dtype=dtype)
+        return kept[:size].view(shape)
+
+
+def input_dtype(stream: Stream) -> torch.dtype:
+    """What models take rows of a stream as: int64 for ids, which have no time, else float32."""
+    ids = stream.spec.timing.kind == "none" and stream.dtype.kind in "uib"
+    return torch.int64 if ids else torch.float32

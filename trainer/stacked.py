@@ -208,9 +208,7 @@ class Trainer:
             rows_KB = np.where(filler, 0, resident.rows_VN[0, clips])
             x[name], times_s[name], mask[name] = (
                 part.view(*clips.shape, *part.shape[1:])
-                for part in self.data.gathered(
-                    name, resident, resident.start_VN[0, clips].ravel(), rows_KB.ravel()
-                )
+                for part in resident.gather(resident.start_VN[0, clips].ravel(), rows_KB.ravel())
             )
             present.append(torch.from_numpy(rows_KB > 0))
             for own, most in zip(sizes, rows_KB.max(axis=1), strict=True):

@@ -11,7 +11,9 @@ from mmfuse.features.errors import ConfigError, MissingError
 from mmfuse.features.spec import Entry
 from mmfuse.features.store import open_store
 from mmfuse.features.writer import StoreWriter
+from mmfuse.trainer import resident
 from mmfuse.trainer.dataset import Dataset
+from mmfuse.trainer.gather import spread_halves
 from mmfuse.trainer.loop import fit, reproducible
 from mmfuse.trainer.run import build_model
 
@@ -267,3 +269,28 @@ def test_an_encoder_needs_its_preprocessing_section(plant):
     planted.config.write_text(text)
     with pytest.raises(ConfigError, match=r"model.midi_encoder needs \[preprocessing.midi\]"):
         planted.data()
+
+
+def test_every_float16_becomes_its_float32_to_the_bit():
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    found = np.empty(len(bits), np.float32)
+    first, rows = np.array([0]), np.array([len(bits) // 32])
+    spread_halves(bits, 32, first, rows, found, found.view(np.uint32))
+    expected = bits.view(np.float16).astype(np.float32)
+    assert np.array_equal(found, expected, equal_nan=True)
+    assert np.array_equal(np.signbit(found), np.signbit(expected))
+
+
+def test_batches_are_the_same_where_nothing_is_compiled(plant, monkeypatch):
+    planted = plant(missing=0.3)
+    compiled, plain = planted.data(), planted.data()
+    rows = compiled.clips_of("train")[:16]
+    one = compiled.batch(rows, 0.4, np.random.default_rng(1))
+    monkeypatch.setattr(resident, "COMPILED", False)
+    for name in ("spread", "clock", "crop"):
+        monkeypatch.setattr(resident, name, getattr(resident, name).py_func)
+    other = plain.batch(rows, 0.4, np.random.default_rng(1))
+    for name in compiled.streams:
+        assert torch.equal(one.x[name], other.x[name])
+        assert torch.equal(one.mask[name], other.mask[name])
+        assert torch.equal(one.times_s[name].nan_to_num(-1), other.times_s[name].nan_to_num(-1))
