@@ -101,14 +101,13 @@ class Corpus:
         """The ids of all clips, lazily."""
         return (str(row["id"]) for row in self._select(("id",)))
 
-    def texts(self, split: str) -> list[str]:
-        """Texts of a split; of all clips where the manifest has no splits."""
-        rows = self._select(("text", "split"))
-        return [
+    def texts(self, split: str) -> Iterator[str]:
+        """Texts of a split, lazily; of all clips where the manifest has no splits."""
+        return (
             str(row["text"])
-            for row in rows
+            for row in self._select(("text", "split"))
             if row.get("text") and SPLITS.get(str(row.get("split") or split)) == split
-        ]
+        )
 
     @property
     def columns(self) -> set[str]:

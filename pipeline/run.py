@@ -5,6 +5,7 @@ bad clip goes to the failures table and the run goes on; so does one that kills 
 two have died of it. Whenever the process dies, the next run takes up where it was.
 """
 
+import heapq
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,7 @@ _AHEAD = 2  # tasks out for each worker: one runs, one waits
 _DEATHS = 2  # of workers with a clip in hand, read one by one, after which it is left out
 _STOP_S = 4.0  # after Ctrl-C or SIGTERM the process is gone by then
 _HOPELESS = 8  # losses of one task after which the run stops
+_TEXTS = 200_000  # that a tokenizer learns from, at most; of more, those with the smallest hashes
 
 
 def make_features(
@@ -268,7 +270,7 @@ def build_makers(
 
 def _tokenizer(config: TextPreprocessing | None, corpus: Corpus, store: Path) -> str:
     """The store's tokenizer for these very training texts, trained where there is none yet; or a
-    copy of the one that the configuration names.
+    copy of the one that the configuration names. Of very many texts a sample is enough.
 
     The name of its file; empty where there is nothing to tokenize.
     """
@@ -276,7 +278,7 @@ def _tokenizer(config: TextPreprocessing | None, corpus: Corpus, store: Path) ->
         return ""
     if config.tokenizer:
         return _given_tokenizer(config, store)
-    texts = sorted(corpus.texts("train"))
+    texts = sorted(heapq.nsmallest(_TEXTS, corpus.texts("train"), key=_lot))
     if not texts:
         return ""
     key = f"{text_params(config)}|" + "\0".join(texts)
@@ -289,6 +291,10 @@ def _tokenizer(config: TextPreprocessing | None, corpus: Corpus, store: Path) ->
         layout.write_durably(path, trained.encode())
     layout.require_regular(store, path)
     return name
+
+
+def _lot(text: str) -> bytes:
+    return blake3(text.encode("utf-8", errors="replace")).digest()
 
 
 def _given_tokenizer(config: TextPreprocessing, store: Path) -> str:

@@ -329,6 +329,20 @@ def test_the_real_corpus_gives_one_root_from_files_and_from_bytes(lieder8, featu
                 assert first[onset] == pytest.approx(-row["audio_minus_midi_s"], abs=1e-9)
 
 
+def test_of_very_many_texts_a_tokenizer_learns_from_the_same_few(tmp_path, monkeypatch):
+    rows = [json.dumps({"id": str(n), "text": f"word{n} song{n % 7}"}) for n in range(60)]
+    (tmp_path / "c.toml").write_text("[preprocessing.text]\nvocab_size = 300")
+    names = []
+    for most in (60, 10):
+        monkeypatch.setattr("mmfuse.pipeline.run._TEXTS", most)
+        for order in (rows, rows[::-1]):
+            store = tmp_path / f"{len(names)}.zarr"
+            (tmp_path / "m.jsonl").write_text("\n".join(order))
+            run(tmp_path / "c.toml", tmp_path / "m.jsonl", store)
+            names += [path.name for path in store.glob("_mm/tokenizer-*.json")]
+    assert names[0] == names[1] != names[2] == names[3]
+
+
 def test_a_named_tokenizer_gives_other_texts_the_same_stream(whole, tmp_path):
     (tmp_path / "m.jsonl").write_text('{"id": "new", "text": "it seems joyful", "split": "train"}')
     (tmp_path / "c.toml").write_text("[preprocessing.text]")
