@@ -22,7 +22,7 @@ RATE_HZ = 16_000
 HOP = 32  # samples: 2 ms
 DETECTOR_LAG_S = -0.0027
 _N_FFT, _RISE, _BANDS = 256, 5, 40
-_FIRST_S = (_N_FFT + _RISE * HOP) / 2 / RATE_HZ  # time of the first value
+FIRST_S = (_N_FFT + _RISE * HOP) / 2 / RATE_HZ  # time of the first value
 _FPS = RATE_HZ / HOP
 _BLOCK = 1 << 14  # frames at once: 32 MiB of windows
 _PEAK = 25  # frames on either side of the best lag that belong to its peak
@@ -49,7 +49,7 @@ class Lag:
 def onset_strength(samples_N: Samples) -> NDArray[np.float32]:
     """How much begins at each moment: (N,) samples at 16 kHz -> (T,) at 500 Hz.
 
-    Value i is at `3 + 2 i` ms. Its mean over 0.2 s is taken off.
+    Value i is at `FIRST_S` + i / 500 s, 13 ms and later. Its mean over 0.2 s is taken off.
     """
     if len(samples_N) < _N_FFT + (_RISE + 1) * HOP:
         return np.zeros(0, np.float32)
@@ -169,7 +169,7 @@ def _best(
     """(lag, confidence) of the peak of the cross-correlation within `around_s` +- `search_s`."""
     reach = max(int(search_s * _FPS), 1)
     pulses = np.zeros(len(strength) + 2 * reach)
-    shift_s = around_s + DETECTOR_LAG_S - begin_s - _FIRST_S
+    shift_s = around_s + DETECTOR_LAG_S - begin_s - FIRST_S
     place = np.round((onset_s + shift_s) * _FPS).astype(np.int64) + reach
     kept = (place >= 0) & (place < len(pulses))
     if not kept.any() or not strength.any():

@@ -185,6 +185,21 @@ def _check_ogg(data: bytes) -> None:
         raise DecodeError("codec", _SEVERAL_OGG)
 
 
+def with_serial(data: bytes, serial: int) -> bytes:
+    """A whole Ogg file under another serial number; libogg draws one by the clock."""
+    pages, start = [], 0
+    while start < len(data):
+        lacing = data[start + 27 : start + 27 + data[start + 26]]
+        end = start + 27 + len(lacing) + sum(lacing)
+        head = (
+            data[start : start + 14] + serial.to_bytes(4, "little") + data[start + 18 : start + 22]
+        )
+        crc = _ogg_crc(head + bytes(4) + data[start + 26 : end])
+        pages += [head, crc.to_bytes(4, "little"), data[start + 26 : end]]
+        start = end
+    return b"".join(pages)
+
+
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 

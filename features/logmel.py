@@ -137,6 +137,17 @@ class LogMel:
         return db_TM
 
 
+def band_centres_hz(params: LogMelParams = LogMelParams()) -> NDArray[np.float64]:
+    """Frequency at which each mel band is strongest, (n_mels,)."""
+    return _edges_hz(params)[1:-1]
+
+
+def _edges_hz(params: LogMelParams) -> NDArray[np.float64]:
+    """Feet and peaks of the triangles, (n_mels + 2,): band m rises from m to m + 1."""
+    lowest, highest = _hz_to_mel(np.array([params.f_min_hz, params.f_max_hz]))
+    return _mel_to_hz(np.linspace(lowest, highest, params.n_mels + 2))
+
+
 def _grouped(bands_FM: NDArray[np.float64]) -> Iterator[tuple[slice, slice, NDArray[np.float64]]]:
     """Neighbouring bands with the bins that they share; a band sees few of the bins."""
     for first in range(0, bands_FM.shape[1], _GROUP_BANDS):
@@ -148,8 +159,7 @@ def _grouped(bands_FM: NDArray[np.float64]) -> Iterator[tuple[slice, slice, NDAr
 
 def _slaney_bands(params: LogMelParams) -> NDArray[np.float64]:
     """(F bins, M bands): triangles on the slaney mel scale, each of unit area."""
-    lowest, highest = _hz_to_mel(np.array([params.f_min_hz, params.f_max_hz]))
-    edges_hz = _mel_to_hz(np.linspace(lowest, highest, params.n_mels + 2))
+    edges_hz = _edges_hz(params)
     bins_hz = np.fft.rfftfreq(params.n_fft, 1 / params.rate_hz)
     below_hz = bins_hz[:, None] - edges_hz[None, :]
     widths_hz = np.diff(edges_hz)

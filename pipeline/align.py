@@ -209,24 +209,33 @@ def write_alignment(path: Path, found: Alignment) -> None:
     write_durably(path, sink.getvalue().to_pybytes())
 
 
+def read_alignment(path: Path) -> list[dict[str, Any]]:
+    """Rows of `alignment.parquet`, with the fields of `Row`.
+
+    Raises:
+        ConfigError: no such table.
+    """
+    try:
+        return list(pq.read_table(path, schema=SCHEMA).to_pylist())
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(
+            f"{path} is no alignment table ({error}); make one with: mmfeat align --refine"
+        ) from None
+
+
 def read_estimates(path: Path) -> dict[str, Estimate]:
     """Offsets that `--refine` estimated, by clip id, to the microsecond.
 
     Raises:
         ConfigError: no such table.
     """
-    try:
-        table = pq.read_table(path, schema=SCHEMA)
-    except (pa.ArrowException, OSError) as error:
-        raise ConfigError(
-            f"{path} is no alignment table ({error}); make one with: mmfeat align --refine"
-        ) from None
-    columns = (table[name].to_pylist() for name in ("clip_id", "refined_offset_s", "confidence"))
-    return {
-        clip_id: Estimate(Fraction(round(offset_s * 1_000_000), 1_000_000), confidence)
-        for clip_id, offset_s, confidence in zip(*columns, strict=True)
-        if offset_s is not None
-    }
+    found = {}
+    for row in read_alignment(path):
+        offset_s, confidence = row["refined_offset_s"], row["confidence"]
+        if offset_s is not None:
+            exact = Fraction(round(offset_s * 1_000_000), 1_000_000)
+            found[row["clip_id"]] = Estimate(exact, confidence)
+    return found
 
 
 def _measure(clip: Clip, row: Row, search_s: float, *, refine: bool, warped: bool) -> float:

@@ -161,9 +161,44 @@ def pull(
         show(document, lines, as_json=as_json)
 
 
+def report(
+    store: StoreArgument,
+    corpus: Annotated[
+        Path | None,
+        typer.Option("--corpus", help="Where the corpus is. Default: as the store says."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Page to write.")] = Path("report.html"),
+    clips: Annotated[int, typer.Option("--clips", min=0, help="Clips to draw.")] = 4,
+    clip: Annotated[
+        list[str] | None, typer.Option("--clip", help="Draw this clip first; repeat.")
+    ] = None,
+    alignment: Annotated[
+        Path | None,
+        typer.Option(
+            "--alignment",
+            help="Table of mmfeat align. Default: alignment.parquet here, if it fits.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write a page to look at: what a store holds, and some clips to see and hear.
+
+    Example: mmfeat report demo/store.zarr --out demo/report.html
+    """
+    with user_errors("mmfeat", verbose):
+        from mmfuse.features.page import size, write_page
+        from mmfuse.pipeline.store_page import store_page
+
+        found = store_page(store, corpus, alignment, clips, clip or ())
+        written = write_page(out, found.html)
+        lines = [*found.notes, f"{out}: {size(written)}, {len(found.clips)} clips drawn"]
+        show(found.to_json(out, written), lines, as_json=as_json)
+
+
 def _exit(code: int) -> None:
     if code:
         raise SystemExit(code)
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (verify, gc, merge, subset, pull)
+COMMANDS: tuple[Callable[..., None], ...] = (verify, gc, merge, subset, pull, report)
