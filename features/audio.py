@@ -14,6 +14,8 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +45,7 @@ _CODECS = frozenset({
     "VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III",
 })  # fmt: skip
 _CONTAINERS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "FLAC", "OGG", "MP3"})
+_LOSSY = frozenset({"OGG", "MP3"})  # what is read after a seek depends on what was read before
 _BLOCK_SAMPLES = 1 << 18  # one decoded block over all channels, 1 MiB
 
 
@@ -107,6 +110,54 @@ def read_audio(data: bytes, limits: AudioLimits = AudioLimits()) -> Audio:
         if not len(samples_N):
             raise DecodeError("no_samples", f"{info.format} file without a single sample")
         return Audio(samples_N, info.rate_hz, info.channels, len(samples_N), info.format)
+
+
+def read_stretch(
+    data: bytes,
+    start_s: Fraction,
+    duration_s: Fraction,
+    channels: tuple[int, ...] | None = None,
+    limits: AudioLimits = AudioLimits(),
+) -> bytes:
+    """A stretch of a recording as a WAV file of float32, mono: the mean of the channels.
+
+    Seconds become samples as lhotse counts them: times the rate, a half rounded up. A sample that
+    is missing at the end of the recording, as rounding may have it, is left out.
+
+    Args:
+        data: the whole file.
+        start_s: where the stretch begins.
+        duration_s: how long it is.
+        channels: numbers of those to take, from 0; all, where left out.
+
+    Raises:
+        DecodeError: as `read_audio`, or the recording ends before the stretch does.
+    """
+    import soundfile
+
+    with _opened(data, limits) as (file, _):
+        info = _info(file, limits)
+        first, count = (floor(s * info.rate_hz + Fraction(1, 2)) for s in (start_s, duration_s))
+        if max(channels or (0,)) >= info.channels:
+            raise DecodeError("channels", f"no channel {max(channels or (0,))} of {info.channels}")
+        blocks, at = [], 0
+        if info.format not in _LOSSY and 0 < first <= info.frames:
+            at = file.seek(first)
+        for block_NC in _blocks(file, info, limits, at):
+            blocks.append(_mono(block_NC[max(first - at, 0) : first + count - at], channels))
+            at += len(block_NC)
+            if at >= first + count:
+                break
+        samples_N = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
+    if len(samples_N) < max(count - 1, 1):
+        raise DecodeError(
+            "truncated",
+            f"{info.format} file ends {at / info.rate_hz:.3f} s from its start, the clip only "
+            f"{float(start_s + duration_s):.3f} s from there; look at its start and duration",
+        )
+    out = io.BytesIO()
+    soundfile.write(out, samples_N, info.rate_hz, format="WAV", subtype="FLOAT")
+    return out.getvalue()
 
 
 def probe_audio(data: bytes, limits: AudioLimits = AudioLimits()) -> AudioInfo:
@@ -207,8 +258,15 @@ def _mono_blocks(
     file: "soundfile.SoundFile", info: AudioInfo, limits: AudioLimits
 ) -> Iterator[Samples]:
     """Blocks of mono; checked for NaN and for the limits as they come."""
+    for block_NC in _blocks(file, info, limits):
+        yield _mono(block_NC)
+
+
+def _blocks(
+    file: "soundfile.SoundFile", info: AudioInfo, limits: AudioLimits, total: int = 0
+) -> Iterator[Samples]:
+    """Blocks of (N, C), each in the place of the one before; `total` samples lie before them."""
     block_NC = np.empty((_BLOCK_SAMPLES // info.channels, info.channels), np.float32)
-    total = 0
     while True:
         read_NC = file.read(out=block_NC)
         if not len(read_NC):
@@ -217,7 +275,15 @@ def _mono_blocks(
         _check_length(total, info.rate_hz, info.channels, limits)
         if not np.isfinite(read_NC).all():
             raise DecodeError("non_finite", f"NaN or infinity before sample {total}")
-        if info.channels == 1:
-            yield read_NC[:, 0].copy()
-        else:  # double sums: the same mean whatever the order of the additions
-            yield read_NC.mean(axis=1, dtype=np.float64).astype(np.float32)
+        yield read_NC
+
+
+def _mono(block_NC: Samples, channels: tuple[int, ...] | None = None) -> Samples:
+    """Mean of channels, (N, C) -> (N,); a copy."""
+    if channels is not None:
+        block_NC = block_NC[:, list(channels)]
+    if block_NC.shape[1] == 1:
+        return block_NC[:, 0].copy()
+    # double sums: the same mean whatever the order of the additions
+    mean_N: Samples = block_NC.mean(axis=1, dtype=np.float64).astype(np.float32)
+    return mean_N

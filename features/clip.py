@@ -33,13 +33,15 @@ def _real(path: str) -> str:
 class Source:
     """Bytes of one modality: in a file below `root`, or at hand.
 
-    `where` names row and column of the manifest, for messages.
+    `where` names row and column of the manifest, for messages. `start_s` is what lies before them
+    in the recording of which they are a part.
     """
 
     where: str
     root: Path
     path: str | None = None
     data: bytes | None = None
+    start_s: Fraction = Fraction(0)
 
     def read(self) -> bytes:
         """The bytes.

@@ -8,6 +8,7 @@ for, so that ten million rows never stand in memory. Rows count from 1 in messag
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ import pyarrow.compute as pc
 from blake3 import blake3
 
 from mmfuse.features.clip import Clip, Estimate, Origins, Source
+from mmfuse.features.corpus_forms import open_rows
 from mmfuse.features.errors import ConfigError
-from mmfuse.features.rows import Row, Rows, open_rows
+from mmfuse.features.rows import Row, Rows
+from mmfuse.features.splits import SPLITS
 
 COLUMNS = ("id", "text", "label", "label_id", "split", "group", "audio_path", "audio", "midi_path",
            "midi", "smpte_rate", "audio_smpte_start", "midi_smpte_start", "audio_start_s",
            "midi_start_s", "duration_s")  # fmt: skip
-SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
-          "val": "validation", "dev": "validation", "test": "test"}  # fmt: skip
 _MAX_ID = 1024  # characters
 _MODALITIES = ("text", "audio", "audio_path", "midi", "midi_path")
 
@@ -33,11 +34,10 @@ def open_corpus(
     columns: Mapping[str, str] | None = None,
     estimates: Mapping[str, Estimate] | None = None,
 ) -> "Corpus":
-    """Open a manifest (Parquet, JSONL, CSV) or a folder.
+    """Open a manifest (Parquet, JSONL, CSV), a dataset of another library, or a folder.
 
     Args:
-        path: the manifest; a folder with `manifest.{parquet,jsonl,csv}` in it; a folder of Parquet
-            shards; or a folder of audio, MIDI and text files whose stems match.
+        path: what is there decides how it is read, see `corpus_forms.py`.
         columns: our column name -> the manifest's, where they differ.
         estimates: offsets of clips whose time origins are unknown, by clip id.
 
@@ -223,10 +223,13 @@ class Corpus:
         return tuple(map(str, found))
 
     def _source(self, number: int, row: Row, modality: str) -> Source | None:
-        """Bytes inside (a struct {bytes, path}, or plain), else a path below the root."""
+        """Bytes inside (a struct {bytes, path}, or plain), or a path below the root, or a part."""
         inside = row.get(modality)
         path, data = row.get(f"{modality}_path"), None
         column = self._theirs.get(f"{modality}_path", modality)
+        part = path or inside
+        if isinstance(part, Source):
+            inside, path = None, part.path
         if isinstance(inside, bytes):
             data = inside
         elif isinstance(inside, Mapping):
@@ -247,6 +250,8 @@ class Corpus:
                 f"{where}: {path!r} leads out of the corpus folder {self.root}; put the file "
                 "below it and give the path from there"
             )
+        if isinstance(part, Source):
+            return replace(part, where=where, root=self.root)
         return Source(where, self.root, path)
 
     def _column_error(self, name: str) -> ConfigError:

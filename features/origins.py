@@ -8,7 +8,7 @@ estimate by ear (`mmfeat align --refine`) counts where starts are unknown, and i
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from mmfuse.features.clip import Clip
@@ -61,7 +61,8 @@ def align(clip: Clip, audio: AudioOrigin | None = None, midi: Timecode | None = 
     """Find MIDI start minus audio start.
 
     Times of day are wrapped into half a day of the clip's rate: the manifest's, else that of iXML,
-    else that of FF 54. Without audio, or with one start at most, the offset is zero.
+    else that of FF 54. Without audio, or with one start at most, the offset is zero. Where the
+    audio is a stretch of a recording, all this is of the recording, and an estimate of the stretch.
 
     Args:
         clip: what the manifest says, which wins.
@@ -73,6 +74,11 @@ def align(clip: Clip, audio: AudioOrigin | None = None, midi: Timecode | None = 
     """
     if clip.audio is None:
         return Alignment()
+    found = _align_recording(clip, audio, midi)
+    return replace(found, offset_s=found.offset_s - clip.audio.start_s)
+
+
+def _align_recording(clip: Clip, audio: AudioOrigin | None, midi: Timecode | None) -> Alignment:
     told = clip.origins
     rate = FrameRate.parse(told.rate) if told.rate else None
     known = rate or (audio.frame_rate if audio else None)
@@ -108,7 +114,8 @@ def _unknown(clip: Clip, why: str, doubts: tuple[str, ...]) -> Alignment:
     if clip.estimate is None:
         return Alignment(zero=f"{why}: aligned at zero", doubts=doubts)
     source = f"an estimate with confidence {clip.estimate.confidence:.2f}, {why}"
-    return Alignment(clip.estimate.offset_s, source, "", doubts)
+    before_s = clip.audio.start_s if clip.audio else Fraction(0)
+    return Alignment(clip.estimate.offset_s + before_s, source, "", doubts)
 
 
 def needs_files(clip: Clip) -> bool:

@@ -1,11 +1,16 @@
-"""Rows of a manifest, whatever its format: Parquet, JSONL, CSV, or a folder of files."""
+"""Rows of a manifest, whatever its format: Parquet, JSONL, CSV, or a folder of files.
+
+`corpus_forms.py` tells which it is, and knows those of other libraries.
+"""
 
 import csv
+import gzip
 import json
 import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import IO, Any
@@ -19,28 +24,10 @@ from mmfuse.features.errors import ClipError, ConfigError
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".w64", ".rf64"}
 MIDI_SUFFIXES = {".mid", ".midi", ".smf", ".rmi"}
 BATCH_ROWS = 256
-_BATCH_BYTES = 256 * 2**20  # a batch of Parquet takes no more, or is one row
+BATCH_BYTES = 256 * 2**20  # a batch of Parquet takes no more, or is one row
 _MAX_LINE = 64 * 2**20  # characters of a line of JSON
 _DICTIONARY_PAGE = 2  # in Parquet's page headers
 Row = dict[str, Any]
-
-
-def open_rows(path: Path) -> tuple[Path, "Rows"]:
-    """The folder below which a corpus' files lie, and the rows of its manifest.
-
-    Raises:
-        ConfigError: nothing there that can be read.
-    """
-    files = _manifest_files(path)
-    if not files:
-        return path, _FolderRows(path)
-    suffix = files[0].suffix.lower()
-    reader = {".parquet": _ParquetRows, ".jsonl": _JsonRows, ".csv": _CsvRows}.get(suffix)
-    if reader is None:
-        raise ConfigError(
-            f"{files[0]} is no manifest; expected .parquet, .jsonl, .csv, or a folder"
-        )
-    return files[0].parent, reader(files)
 
 
 class Rows:
@@ -61,7 +48,7 @@ class Rows:
         """The first rows, many at a time; formats that can, make no dicts of them."""
         rows = self.span(columns, 0, stop)
         while chunk := list(islice(rows, 1 << 16)):
-            yield pa.table({name: [row.get(name) for row in chunk] for name in columns})
+            yield pa.table({name: [_plain(row.get(name)) for row in chunk] for name in columns})
 
     def count(self) -> int:
         """Number of rows."""
@@ -72,7 +59,9 @@ class Rows:
         return None
 
 
-class _ParquetRows(Rows):
+class ParquetRows(Rows):
+    """Files with the same columns, one behind the other."""
+
     by_number = True
 
     def __init__(self, files: list[Path]) -> None:
@@ -86,6 +75,7 @@ class _ParquetRows(Rows):
         self._metadata = schemas[0].metadata or {}
 
     def read(self, columns: list[str]) -> Iterator[Row]:
+        """See `Rows.read`."""
         return self.span(columns, 0, None)
 
     def span(self, columns: list[str], start: int, stop: int | None) -> Iterator[Row]:
@@ -112,22 +102,23 @@ class _ParquetRows(Rows):
                     yield table.select(columns)
                     stop -= len(batch)
 
+    @property
+    def is_hugging_face(self) -> bool:
+        """Whether Hugging Face datasets wrote the schema."""
+        return b"huggingface" in self._metadata
+
     def count(self) -> int:
+        """See `Rows.count`."""
         return int(sum(self._counts))
 
     def class_names(self, column: str) -> list[str] | None:
         """Names of a `ClassLabel`, as Hugging Face datasets writes them into the schema."""
-        try:
-            features = json.loads(self._metadata[b"huggingface"])["info"]["features"]
-            column_type = features[column]
-            if isinstance(column_type, list):  # how datasets wrote lists before its version 4
-                (column_type,) = column_type
-            return [str(name) for name in column_type.get("feature", column_type)["names"]]
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return None
+        return class_names(self._metadata, column)
 
 
-class _JsonRows(Rows):
+class JsonRows(Rows):
+    """A JSON object on each line."""
+
     def __init__(self, files: list[Path]) -> None:
         self._file = files[0]
         self.columns = set()
@@ -135,37 +126,26 @@ class _JsonRows(Rows):
             self.columns |= set(row)
 
     def read(self, columns: list[str]) -> Iterator[Row]:
-        with _text_of(self._file) as lines:
-            for number, line in enumerate(iter(partial(lines.readline, _MAX_LINE), ""), start=1):
-                if len(line) == _MAX_LINE:
-                    raise ConfigError(
-                        f"{self._file}, line {number}: longer than {_MAX_LINE} characters; put "
-                        "audio and MIDI into files of their own"
-                    )
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise ConfigError(f"{self._file}, line {number}: not JSON: {error}") from None
-                if not isinstance(row, dict):
-                    raise ConfigError(f"{self._file}, line {number}: expected a JSON object")
-                yield row
+        """See `Rows.read`."""
+        return (row for _, row in read_jsonl(self._file))
 
 
-class _CsvRows(Rows):
+class CsvRows(Rows):
+    """A header line, and a clip on each line."""
+
     def __init__(self, files: list[Path]) -> None:
         self._file = files[0]
         with _text_of(self._file) as lines:
             self.columns = set(next(csv.reader(lines), []))
 
     def read(self, columns: list[str]) -> Iterator[Row]:
+        """See `Rows.read`."""
         with _text_of(self._file) as lines:
             for row in csv.DictReader(lines):
                 yield {key: value or None for key, value in row.items() if key is not None}
 
 
-class _FolderRows(Rows):
+class FolderRows(Rows):
     """Files with matching stems: `a/x.wav`, `a/x.mid` and `a/x.txt` are the clip `a/x`."""
 
     def __init__(self, folder: Path) -> None:
@@ -198,6 +178,7 @@ class _FolderRows(Rows):
         self.columns = {"id", "text", "audio_path", "midi_path"}
 
     def read(self, columns: list[str]) -> Iterator[Row]:
+        """See `Rows.read`."""
         for row in self._clips:
             text = None
             if "text" in columns and "text_path" in row:
@@ -213,12 +194,60 @@ class _FolderRows(Rows):
             raise ConfigError(f"text of a clip: {error}") from None
 
 
+def read_jsonl(file: Path) -> Iterator[tuple[int, Row]]:
+    """Number of each line that is not empty, from 1, and the object on it; `.gz` is unpacked.
+
+    Raises:
+        ConfigError: a line is too long, or no JSON object.
+    """
+    with _text_of(file) as lines:
+        for number, line in enumerate(iter(partial(lines.readline, _MAX_LINE), ""), start=1):
+            if len(line) == _MAX_LINE:
+                raise ConfigError(
+                    f"{file}, line {number}: longer than {_MAX_LINE} characters; put "
+                    "audio and MIDI into files of their own"
+                )
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ConfigError(f"{file}, line {number}: not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise ConfigError(f"{file}, line {number}: expected a JSON object")
+            yield number, row
+
+
+def class_names(metadata: Mapping[bytes, bytes], column: str) -> list[str] | None:
+    """Names of a `ClassLabel` in a schema that Hugging Face datasets wrote; None: it is none."""
+    return _class_names(metadata.get(b"huggingface", b""), column)
+
+
+@lru_cache(64)
+def _class_names(huggingface: bytes, column: str) -> list[str] | None:
+    try:
+        features = json.loads(huggingface)["info"]["features"]
+        column_type = features[column]
+        if isinstance(column_type, list):  # how datasets wrote lists before its version 4
+            (column_type,) = column_type
+        return [str(name) for name in column_type.get("feature", column_type)["names"]]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    return value.path if isinstance(value, Source) else value
+
+
 @contextmanager
 def _text_of(file: Path) -> Iterator[IO[str]]:
     """A text manifest, open. What its reader stumbles over becomes a ConfigError."""
+    opened = gzip.open if file.suffix == ".gz" else open
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
+        with opened(file, "rt", newline="", encoding="utf-8-sig") as lines:
             yield lines
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise ConfigError(f"{file} is damaged, or no gzip file: {error}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not UTF-8 ({error}); save it as UTF-8") from None
     except csv.Error as error:
@@ -263,7 +292,7 @@ def _safe_rows(file: Path, group: Any, columns: list[str]) -> int:
             largest = max(largest, _dictionary_bytes(raw.read(16)))
             if "DELTA_BYTE_ARRAY" in column.encodings:
                 largest = max(largest, column.total_uncompressed_size)
-    return max(min(_BATCH_BYTES // largest, BATCH_ROWS), 1)
+    return max(min(BATCH_BYTES // largest, BATCH_ROWS), 1)
 
 
 def _dictionary_bytes(header: bytes) -> int:
@@ -271,7 +300,7 @@ def _dictionary_bytes(header: bytes) -> int:
     numbers, at = [], 0
     for _ in ("type", "uncompressed_page_size"):
         if header[at : at + 1] != b"\x15":  # the next field, of 32 bits
-            return _BATCH_BYTES
+            return BATCH_BYTES
         value = shift = 0
         while True:
             at += 1
@@ -297,17 +326,3 @@ def _next_batch(batches: Iterator[pa.RecordBatch], file: Path) -> pa.RecordBatch
         return next(batches, None)
     except (pa.ArrowException, OSError, MemoryError) as error:
         raise ConfigError(f"{file} is damaged: {error}") from None
-
-
-def _manifest_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise ConfigError(
-            f"no corpus at {path}; name a manifest (.parquet, .jsonl, .csv) or a folder with "
-            "--corpus, or make a small one with: mmfeat sample DIR"
-        )
-    for name in ("manifest.parquet", "manifest.jsonl", "manifest.csv"):
-        if (path / name).is_file():
-            return [path / name]
-    return sorted(path.glob("*.parquet"))

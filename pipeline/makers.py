@@ -107,6 +107,8 @@ def load_midi(clip: Clip) -> Loaded | None:
         return Loaded(data, blake3(data + f"|{told.offset_s}|{told.note}".encode()).digest())
     audio, note = (None, "") if clip.origins.audio else audio_origin(clip)
     place = f"|{clip.origins}|{clip.estimate}|{audio}|{note}"
+    if clip.audio is not None and clip.audio.start_s:
+        place += f"|{clip.audio.start_s}"
     return Loaded(data, blake3(data + place.encode()).digest(), audio, note)
 
 

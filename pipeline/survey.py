@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from mmfuse.features.audio import probe_audio
 from mmfuse.features.clip import Clip
 from mmfuse.features.config import MidiPreprocessing
-from mmfuse.features.corpus import SPLITS, Corpus
+from mmfuse.features.corpus import Corpus
 from mmfuse.features.errors import ClipError
 from mmfuse.features.known import Known
+from mmfuse.features.splits import SPLITS
 from mmfuse.pipeline.makers import MidiMaker
 
 MODALITIES = ("audio", "midi", "text")

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse.features.assemble import Combined
-from mmfuse.features.corpus import SPLITS, open_corpus
+from mmfuse.features.corpus import open_corpus
 from mmfuse.features.errors import ConfigError
 from mmfuse.features.gc import Sweep
 from mmfuse.features.pull import Pulled
+from mmfuse.features.splits import SPLITS
 from mmfuse.features.store import open_store
 from mmfuse.features.verify import Verification
 from mmfuse.pipeline.report import SCHEMA_VERSION

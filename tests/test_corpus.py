@@ -200,7 +200,7 @@ def test_a_link_out_of_the_corpus_is_not_followed(tmp_path):
         ("m.csv", b"", "no column id"),
         ("m.csv", b"id,label\na,b\n", "no column text, audio_path, audio, midi_path or midi"),
         ("m.parquet", b"PAR1 or so", "no Parquet file"),
-        ("m.xlsx", b"PK", "no manifest; expected .parquet, .jsonl, .csv, or a folder"),
+        ("m.xlsx", b"PK", "no manifest; expected .parquet, .jsonl, .csv, .tar, or a folder"),
     ],
 )
 def test_a_file_that_is_no_manifest_is_one_line(tmp_path, name, data, message):

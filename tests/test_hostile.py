@@ -99,7 +99,7 @@ def test_a_parquet_cell_that_comes_back_in_every_row_is_unpacked_a_few_rows_at_a
 
 
 def test_rows_unpacked_at_once_follow_the_largest_cell(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "_BATCH_BYTES", 2 << 20)
+    monkeypatch.setattr(rows, "BATCH_BYTES", 2 << 20)
     path = tmp_path / "m.parquet"
     for cell, expected in ((1 << 10, 256), (128 << 10, 15), (3 << 20, 1)):
         write_bomb(path, count=3, cell=cell)
