@@ -23,6 +23,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from mmfuse.features import augment_plugins
 from mmfuse.features.audio import Audio, Samples
 from mmfuse.features.config import Augmentations, Range
 from mmfuse.features.errors import DecodeError
@@ -61,6 +62,7 @@ class Draw:
         strength: how far they are drawn, 0 to 1.
         jitter_s: each note moves by up to it.
         key: what noise, velocities and jitter are drawn from; "" where there are none.
+        others: what augmentations of other packages drew.
     """
 
     stretch: Fraction = Fraction(1)
@@ -72,12 +74,13 @@ class Draw:
     strength: float = 0.0
     jitter_s: float = 0.0
     key: str = ""
+    others: tuple[augment_plugins.Drawn, ...] = ()
 
     def of(self, modality: str) -> "Draw":
         """The part that a modality's numbers depend on: `audio` or `midi`."""
         kept = {name: getattr(self, name) for name in _TOUCHES.get(modality, ())}
-        part = Draw(**kept)
-        chance = part.snr_db is not None or part.velocity or part.jitter_s
+        part = Draw(**kept, others=tuple(o for o in self.others if o.modality == modality))
+        chance = part.snr_db is not None or part.velocity or part.jitter_s or part.others
         return replace(part, key=self.key if chance else "")
 
     def rng(self, what: str) -> np.random.Generator:
@@ -89,6 +92,8 @@ class Draw:
         kept = {k: v for k, v in asdict(self).items() if v != getattr(Draw(), k)}
         if "stretch" in kept:
             kept["stretch"] = str(self.stretch)
+        if self.others:
+            kept["others"] = augment_plugins.to_plain(self.others)
         return json.dumps(kept, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -97,7 +102,8 @@ class Draw:
         kept: dict[str, Any] = json.loads(text or "{}")
         known = {field.name for field in fields(cls)}
         kept = {name: value for name, value in kept.items() if name in known}
-        return cls(**{**kept, "stretch": Fraction(kept.get("stretch", 1))})
+        others = augment_plugins.from_plain(kept.get("others", ()))
+        return cls(**{**kept, "stretch": Fraction(kept.get("stretch", 1)), "others": others})
 
 
 VIEW_0 = Draw()  # the clip as it is
@@ -110,7 +116,9 @@ def touches(policy: Augmentations, modality: str) -> bool:
         "audio": policy.noise_snr_db is not None or policy.gain_db is not None,
         "midi": policy.velocity > 0 or policy.quantize > 0 or policy.jitter_s > 0,
     }
-    return modality in own and (joint or own[modality])
+    if modality not in own:
+        return False
+    return joint or own[modality] or augment_plugins.touched(policy, modality)
 
 
 def draw(
@@ -152,7 +160,8 @@ def draw(
     if policy.quantize:
         strength = whole("quantize", *_hundredths(policy.quantize_strength)) / 100
         drawn = replace(drawn, strength=strength)
-    return replace(drawn, key=key)
+    chance = {name: _generator(key, f"plugin {name}") for name in policy.plugins}
+    return replace(drawn, key=key, others=augment_plugins.draw_plugins(policy, chance))
 
 
 def augment_notes(notes_values: Rows, drawn: Draw) -> Rows:
@@ -172,6 +181,8 @@ def augment_notes(notes_values: Rows, drawn: Draw) -> Rows:
         values = jitter(values, drawn.jitter_s, drawn.rng("jitter"))
     if drawn.velocity:
         values = vary_velocity(values, drawn.velocity, drawn.rng("velocity"))
+    for other in drawn.of("midi").others:
+        values = augment_plugins.apply_to_notes(values, other, drawn.rng(f"apply {other.name}"))
     return values
 
 
@@ -189,7 +200,11 @@ def augment_audio(audio: Audio, drawn: Draw) -> Audio:
         samples_N = _noisy(samples_N, drawn.snr_db, drawn.rng("noise"))
     if drawn.gain_db:
         samples_N = samples_N * np.float32(10 ** (drawn.gain_db / 20))
-    return replace(audio, samples_N=samples_N, frames=len(samples_N))
+    audio = replace(audio, samples_N=samples_N, frames=len(samples_N))
+    for other in drawn.of("audio").others:
+        chance = drawn.rng(f"apply {other.name}")
+        audio = replace(audio, samples_N=augment_plugins.apply_to_audio(audio, other, chance))
+    return audio
 
 
 def _stretched(audio: Audio, stretch: Fraction, semitones: int) -> Samples:

@@ -20,10 +20,12 @@ from pydantic import (
     model_validator,
 )
 
+from mmfuse.features import plugins
 from mmfuse.features.config_faults import explain
 from mmfuse.features.errors import ConfigError
 
 MAX_CONFIG_BYTES = 2**20
+TOKENIZATIONS = ("midi_like", "remi", "compound")  # ours
 
 
 class Strict(BaseModel):
@@ -60,6 +62,7 @@ class AudioAugmentations(JointAugmentations):
 
     noise_snr_db: Range | None = None  # white noise this much below the clip, from and to
     gain_db: Range | None = None
+    plugins: dict[str, dict[str, Any]] = Field(default_factory=dict)  # of packages: their options
 
     @field_validator("noise_snr_db", "gain_db")
     @classmethod
@@ -74,6 +77,7 @@ class MidiAugmentations(JointAugmentations):
     quantize: int = Field(default=0, ge=0, le=96)  # steps a quarter; 0: not at all
     quantize_strength: Range = (0.0, 1.0)  # from and to; 1 puts onsets onto the grid
     jitter_s: float = Field(default=0.0, ge=0, le=0.1)  # each note moves by up to it
+    plugins: dict[str, dict[str, Any]] = Field(default_factory=dict)  # of packages: their options
 
     @field_validator("quantize_strength")
     @classmethod
@@ -119,7 +123,7 @@ class AudioPreprocessing(Strict):
 class MidiPreprocessing(Strict):
     """How MIDI becomes notes, event tokens and a piano roll."""
 
-    tokenization: Literal["midi_like", "remi", "compound"] = "midi_like"
+    tokenization: str = "midi_like"  # `mmfeat tokenizers` lists them
     velocity_bins: int = Field(32, ge=1, le=127)
     max_events: int = Field(4096, ge=16)  # tokens a clip; more are cut and counted
     positions_per_quarter: int = Field(12, ge=1, le=96)  # grid of remi and compound
@@ -129,7 +133,15 @@ class MidiPreprocessing(Strict):
     roll_planes: tuple[Literal["onset", "sustain", "velocity", "drums"], ...] = Field(
         ("onset", "sustain", "velocity"), min_length=1
     )
+    options: dict[str, Any] = Field(default_factory=dict)  # of tokenizers that packages bring
     augmentations: MidiAugmentations | None = None  # of the views
+
+    @field_validator("tokenization")
+    @classmethod
+    def _is_there(cls, value: str) -> str:
+        if fault := plugins.unknown("tokenizer", value, TOKENIZATIONS):
+            raise ValueError(fault)
+        return value
 
     @field_validator("positions_per_quarter", "programs", "tempos")
     @classmethod
@@ -193,11 +205,12 @@ class Preprocessing(Strict):
 
     def augmentations(self) -> Augmentations:
         """What views differ in, over all modalities."""
-        merged: dict[str, Any] = {}
+        merged: dict[str, Any] = {"plugins": {}}
         for section in (self.audio, self.midi):
             if section is not None and section.augmentations is not None:
-                said = section.augmentations.model_dump().items()
-                merged |= {key: value for key, value in said if key not in merged or value}
+                said = section.augmentations.model_dump()
+                said["plugins"] = merged["plugins"] | said["plugins"]
+                merged |= {key: value for key, value in said.items() if key not in merged or value}
         return Augmentations(**merged)
 
     def joint(self) -> dict[str, Any]:

@@ -4,19 +4,18 @@ Conventions: an encoder sees windows, never clips. Windows that go through it to
 number of samples, so nothing is padded, and on the CPU each of them has the numbers that it would
 have alone. Values come back in single precision; the cast to the stream's dtype is made here, once.
 
-Encoders are found by name: those of mmfuse, and those that other packages declare as entry points
-of the group `mmfuse.encoders`. `conformance.py` checks that an encoder keeps the promise.
+Encoders are found by name: those of mmfuse, and those that other packages bring (`plugins.py`).
+`conformance.py` checks that an encoder keeps the promise.
 """
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from mmfuse.features import plugins
 from mmfuse.features.audio import Audio, Samples, resample
 from mmfuse.features.config import AudioPreprocessing
 from mmfuse.features.errors import ConfigError, DecodeError
@@ -24,7 +23,6 @@ from mmfuse.features.int8 import Int8Encoder, is_quantised, is_scales, quantised
 from mmfuse.features.spec import Array, Entry, StreamSpec, all_finite
 from mmfuse.features.windows import Window, Windows
 
-GROUP = "mmfuse.encoders"
 Outputs = Mapping[str, Array]
 
 
@@ -219,20 +217,10 @@ def windows_of(config: AudioPreprocessing, duration_s: float) -> Windows:
     return Windows(long_s, hop_s, config.tail, config.overlap)
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """An encoder that can be asked for: its name, whose it is, and what it says of itself."""
-
-    name: str
-    package: str
-    about: str
-
-
-def offers() -> list[Offer]:
-    """Every encoder by name, ours first; those of other packages are not loaded."""
-    ours = [Offer(name, "mmfuse", (f.__doc__ or "").strip()) for name, f in ENCODERS.items()]
-    ours += [Offer(name, "mmfuse", about) for name, (_, about) in TEXT_ENCODERS.items()]
-    return ours + [Offer(p.name, p.dist.name if p.dist else "?", p.value) for p in _points()]
+def own_encoders() -> dict[str, str]:
+    """Our encoders by the names of a command line, with what each says of itself."""
+    found = {name: (factory.__doc__ or "").strip() for name, factory in ENCODERS.items()}
+    return found | {name: about for name, (_, about) in TEXT_ENCODERS.items()}
 
 
 def build_encoder(config: AudioPreprocessing, compute: Compute = CPU) -> WindowEncoder:
@@ -242,24 +230,6 @@ def build_encoder(config: AudioPreprocessing, compute: Compute = CPU) -> WindowE
         ConfigError: no encoder of this name, or one that refuses its settings.
         MissingError: a model or an extra that is not there.
     """
-    factory = ENCODERS.get(config.encoder)
-    if factory is None:
-        points = {point.name: point for point in _points()}
-        if config.encoder not in points:
-            names = [*ENCODERS, *points]
-            near = difflib.get_close_matches(config.encoder, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(names)}"
-            raise ConfigError(f"no encoder named {config.encoder!r}; {hint}")
-        try:
-            factory = points[config.encoder].load()
-        except Exception as error:  # whatever another package's import raises
-            place = points[config.encoder].value
-            raise ConfigError(
-                f"encoder {config.encoder!r} ({place}) does not load: {error}"
-            ) from None
+    factory = ENCODERS.get(config.encoder) or plugins.load("encoder", config.encoder, ENCODERS)
     encoder = factory(config, compute)
     return Int8Encoder(encoder) if config.dtype == "int8" else encoder
-
-
-def _points() -> Sequence[Any]:
-    return tuple(point for point in entry_points(group=GROUP) if point.name not in ENCODERS)

@@ -6,17 +6,22 @@
 
 All are made from the same rows of the `notes` stream, and each row keeps the real onset in seconds,
 the bar and the beat. Which one it is, with its version and sizes, is `params["vocabulary"]` of the
-spec, so another way is another stream. `docs/midi.md` says when to use which.
+spec, so another way is another stream. `docs/midi.md` says when to use which. Other packages bring
+more (`plugins.py`): what is called with `[preprocessing.midi]` and gives a `Tokenization`.
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from fractions import Fraction
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmfuse.features import plugins
 from mmfuse.features.compound import Compound
+from mmfuse.features.config import MidiPreprocessing
+from mmfuse.features.errors import ConfigError
 from mmfuse.features.midi_like import MidiLike
 from mmfuse.features.remi import Remi
 from mmfuse.features.spec import Entry, StreamSpec, Timing
@@ -43,6 +48,25 @@ TOKENIZATIONS: Mapping[str, type[MidiLike | Remi | Compound]] = {
     "compound": Compound,
 }
 DEFAULT = MidiLike()
+
+
+def build_tokenization(config: MidiPreprocessing) -> Tokenization:
+    """The way of writing notes down that `[preprocessing.midi]` names, with what it says of it.
+
+    Raises:
+        ConfigError: there is none of this name, or one that refuses its settings.
+    """
+    name = config.tokenization
+    if (own := TOKENIZATIONS.get(name)) is not None:
+        return own(**config.model_dump(include={field.name for field in fields(own)}))
+    found: Tokenization = plugins.load("tokenizer", name, TOKENIZATIONS)(config)
+    said = found.spec_params.get("vocabulary", {})
+    if said.get("name") != name or "version" not in said:
+        raise ConfigError(
+            f"tokenizer {name!r} calls its vocabulary {said.get('name')!r}, version "
+            f"{said.get('version')!r}; `spec_params` has to give it its own name, and a version"
+        )
+    return found
 
 
 def midi_tokens_spec(tokenization: Tokenization = DEFAULT) -> StreamSpec:

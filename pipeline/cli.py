@@ -3,12 +3,14 @@
 Nothing heavy is imported before a command runs: `mmfeat --help` answers at once.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mmfuse.features.console import show, user_errors
+from mmfuse.pipeline import plugin_cli, store_cli
 from mmfuse.pipeline.options import (
     AlignmentOption,
     BatchOption,
@@ -32,7 +34,6 @@ from mmfuse.pipeline.options import (
     placed,
 )
 from mmfuse.pipeline.plan_cli import plan
-from mmfuse.pipeline.store_cli import COMMANDS
 
 if TYPE_CHECKING:
     from mmfuse.features.config import FeatureConfig
@@ -172,41 +173,6 @@ def extract(
 
 
 @app.command()
-def encoders(
-    check: Annotated[
-        str | None, typer.Option("--check", help="Name: does this encoder keep its promise?")
-    ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="FOLDER or ID@REVISION.")] = None,
-    random_weights: Annotated[
-        int | None, typer.Option("--random-weights", help="Seed; the architecture without weights.")
-    ] = None,
-    overrides: SetOption = None,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-    verbose: VerboseOption = False,
-) -> None:
-    """List the encoders, or check that one of audio gives the same clip the same numbers.
-
-    Example: mmfeat encoders --check logmel
-    """
-    with user_errors("mmfeat", verbose):
-        from mmfuse.features.config import stage_config
-        from mmfuse.features.devices import choose
-        from mmfuse.pipeline.inspect import checked_encoder, encoder_list
-
-        if check is None:
-            document, lines = encoder_list()
-            show(document, lines, as_json=as_json)
-            return
-        typed = {"encoder": check, "model": model, "random_weights": random_weights}
-        audio = {name: value for name, value in typed.items() if value is not None}
-        settings = stage_config(None, overrides or (), {"audio": audio})
-        document, lines = checked_encoder(settings, choose(device))
-        show(document, lines, as_json=as_json)
-        _exit(0 if document["ok"] else 4)
-
-
-@app.command()
 def scan(
     corpus: CorpusOption = None,
     column: ColumnOption = None,
@@ -339,7 +305,12 @@ def sample(
         show(report.to_json(), report.summary().splitlines(), as_json=as_json)
 
 
-for command in (plan, *COMMANDS):
+COMMANDS: tuple[Callable[..., None], ...] = (
+    plan,
+    *plugin_cli.COMMANDS,
+    *store_cli.COMMANDS,
+)
+for command in COMMANDS:
     app.command()(command)
 
 

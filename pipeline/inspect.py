@@ -2,13 +2,10 @@
 
 import json
 from collections import Counter
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from mmfuse.features.config import FeatureConfig
-from mmfuse.features.encoders import Compute, build_encoder, offers
 from mmfuse.features.errors import MissingError
 from mmfuse.features.store import FeatureStore, Stream
 from mmfuse.pipeline.report import SCHEMA_VERSION
@@ -111,26 +108,3 @@ def failures(store: FeatureStore) -> View:
     document = {"schema_version": SCHEMA_VERSION, "failures": rows}
     lines = [f"{r['clip_id']}  {r['stream']}  {r['reason']}: {r['detail']}" for r in rows]
     return document, lines or ["no failures"]
-
-
-def encoder_list() -> View:
-    """Every encoder that `--encoder` takes."""
-    found = offers()
-    width = max(len(offer.name) for offer in found)
-    lines = [f"{offer.name:<{width}}  {offer.about} ({offer.package})" for offer in found]
-    return {"encoders": [asdict(offer) for offer in found]}, lines
-
-
-def checked_encoder(settings: FeatureConfig, device: Compute) -> View:
-    """What the conformance kit finds about the encoder of a configuration."""
-    from mmfuse.features.conformance import check_encoder
-
-    audio = settings.preprocessing.audio
-    assert audio is not None
-    other = None if device.device == "cpu" else device.device
-    findings = check_encoder(lambda compute: build_encoder(audio, compute), device=other)
-    marks = {True: "ok  ", False: "FAIL", None: "skip"}
-    lines = [f"{marks[f.ok]} {f.check}" + (f" ({f.detail})" if f.detail else "") for f in findings]
-    failed = sum(f.ok is False for f in findings)
-    lines.append(f"{audio.encoder}: {'kept' if not failed else f'{failed} broken'}")
-    return {"ok": not failed, "findings": [asdict(f) for f in findings]}, lines

@@ -172,7 +172,7 @@ class MidiMaker(_Direct):
     modality = "midi"
 
     def __init__(self, config: MidiPreprocessing) -> None:
-        self._tokens = tokenization(config)
+        self._tokens = midi_tokens.build_tokenization(config)
         self._roll = piano_roll.PianoRollParams(fps=config.roll_fps, planes=config.roll_planes)
         self.specs: tuple[StreamSpec, ...] = (
             notes.notes_spec(),
@@ -207,13 +207,6 @@ class MidiMaker(_Direct):
             "piano_roll": piano_roll.roll_entry(entry.values, self._roll),
         }
         return Prepared(rest=entries)
-
-
-def tokenization(config: MidiPreprocessing) -> midi_tokens.Tokenization:
-    """The way of writing notes down that a configuration names, with what it says of it."""
-    chosen = midi_tokens.TOKENIZATIONS[config.tokenization]
-    names = {field.name for field in fields(chosen)}
-    return chosen(**config.model_dump(include=names))
 
 
 class _Text:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
+from mmfuse.features import augment_plugins
 from mmfuse.features.augment import VERSION, VIEW_0, Draw, draw, touches
 from mmfuse.features.clip import Clip
 from mmfuse.features.config import Augmentations, Preprocessing
@@ -34,6 +35,7 @@ class Views:
         Raises:
             ConfigError: views are wanted, and nothing is augmented.
         """
+        augment_plugins.check(wanted)
         policy = wanted.augmentations()
         made = ("audio" if wanted.audio else "", "midi" if wanted.midi else "")
         if wanted.views and not any(touches(policy, modality) for modality in made):

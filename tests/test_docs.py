@@ -120,7 +120,7 @@ def test_links_and_paths_lead_somewhere(page):
             if span.split("/")[0] in FOLDERS and "/" in span:
                 assert (ROOT / span).exists(), span
             elif re.fullmatch(r"[A-Z]+\.md|\w+\.py", span):
-                assert [*ROOT.glob(span), *ROOT.glob(f"[a-z]*/{span}")], span
+                assert [*ROOT.glob(span), *ROOT.glob(f"[a-z]*/**/{span}")], span
 
 
 @every_page

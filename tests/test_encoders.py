@@ -11,7 +11,7 @@ import torch
 from test_wav2vec2 import saved
 from typer.testing import CliRunner
 
-from mmfuse.features import devices, encoders
+from mmfuse.features import devices, encoders, plugins
 from mmfuse.features.config import AudioPreprocessing
 from mmfuse.features.conformance import check_encoder
 from mmfuse.features.encoders import CPU, Compute, build_encoder
@@ -168,11 +168,11 @@ def plugin(monkeypatch):
     module.build = lambda config, compute: (Sociable if config.options.get("bad") else Energy)()
     monkeypatch.setitem(sys.modules, "mm_energy", module)
     points = [
-        EntryPoint("energy", "mm_energy:build", encoders.GROUP),
-        EntryPoint("gone", "mm_gone:build", encoders.GROUP),
-        EntryPoint("logmel", "mm_energy:build", encoders.GROUP),  # ours can't be replaced
+        EntryPoint("energy", "mm_energy:build", plugins.group("encoder")),
+        EntryPoint("gone", "mm_gone:build", plugins.group("encoder")),
+        EntryPoint("logmel", "mm_energy:build", plugins.group("encoder")),  # ours can't be replaced
     ]
-    monkeypatch.setattr(encoders, "entry_points", lambda group: points)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points)
 
 
 def test_an_encoder_of_another_package_is_one_name_more(plugin, sample, tmp_path):

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mmfuse.features.console import INTERRUPTED, show, user_errors
+from mmfuse.trainer.fusion_cli import fusions
 from mmfuse.trainer.model_cli import COMMANDS
 from mmfuse.trainer.options import JsonOption, QuietOption, VerboseOption
 
@@ -97,6 +98,7 @@ def compare(
         show(comparison, compare_lines(comparison), as_json=as_json)
 
 
+app.command()(fusions)
 for name, command in COMMANDS.items():
     app.command(name)(command)
 

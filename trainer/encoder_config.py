@@ -19,9 +19,10 @@ class EncoderConfig(Strict):
 
 
 class MelCNNConfig(EncoderConfig):
-    """Convolutions over the `logmel` stream."""
+    """Convolutions over the `logmel` stream, or another of frames with bands."""
 
     type: Literal["mel_cnn"] = "mel_cnn"
+    stream: str = "logmel"  # or one of an encoder that another package brings
     hidden_dim: int = Field(default=64, ge=8)  # channels of every layer
     stride: Literal[2, 4, 8, 16] = 8  # frames in one step of the result: 160 ms of 20 ms
     dropout: float = Field(default=0.2, ge=0, lt=1)

@@ -23,7 +23,7 @@ from mmfuse.trainer.encoder_config import (
     Wav2Vec2Config,
 )
 from mmfuse.trainer.fine_tuned import FineTunedEncoder, fine_tuned_source
-from mmfuse.trainer.midi_embedding import READABLE
+from mmfuse.trainer.midi_embedding import readable
 from mmfuse.trainer.midi_encoders import EventBasedEncoder
 from mmfuse.trainer.music_transformer import MusicTransformer
 from mmfuse.trainer.roll_encoder import PianoRollEncoder
@@ -35,7 +35,7 @@ from mmfuse.trainer.stored_encoders import (
 )
 from mmfuse.trainer.text_encoders import TextEncoder
 
-_OPTIMIZER = ("type", *EncoderConfig.model_fields)
+_OPTIMIZER = ("type", "stream", *EncoderConfig.model_fields)
 _OTHERS = (
     *_OPTIMIZER, "source", "layers", "pretrained_model", "random_weights", "freeze",
     "unfreeze_at_step",
@@ -43,17 +43,23 @@ _OTHERS = (
 
 
 def _mel_cnn(config: MelCNNConfig, spec: StreamSpec) -> nn.Module:
+    if spec.modality != "audio" or len(spec.item) != 1:
+        raise ConfigError(
+            f"model.audio_encoder.stream = {config.stream!r} has {spec.modality} rows of "
+            f"{spec.item}; mel_cnn reads frames of audio with bands"
+        )
     return MelCNNEncoder(bands=spec.item[0], **_arguments(config))
 
 
 def _events(kind: type[nn.Module]) -> Callable[[Any, StreamSpec], nn.Module]:
     def build(config: EventBasedConfig | MusicTransformerConfig, spec: StreamSpec) -> nn.Module:
         vocabulary = _param(spec, "vocabulary")
-        if vocabulary["name"] not in READABLE:
+        if not readable(spec):
             raise ConfigError(
-                f"model.midi_encoder.type = {config.type!r} reads {', '.join(READABLE)}, and "
-                f"stream {spec.key} is {vocabulary['name']}; set preprocessing.midi.tokenization = "
-                f"{READABLE[0]!r} and make the stream anew with `mmfeat run`"
+                f"model.midi_encoder.type = {config.type!r} can't read {vocabulary['name']!r} "
+                f"(stream {spec.key}), whose vocabulary does not say where pitches are; set "
+                "preprocessing.midi.tokenization = 'midi_like' and make the stream anew with "
+                "`mmfeat run`"
             )
         return kind(spec=spec, **_arguments(config))
 
@@ -149,7 +155,7 @@ def stream_names(config: Any, first: StreamSpec | None = None, seeded: bool = Fa
     Raises:
         StoreError: the spec does not say how many layers there are.
     """
-    base = STREAMS[config.type]
+    base = getattr(config, "stream", STREAMS[config.type])
     if getattr(config, "source", "stored") == "waveform":
         return ["waveform"]
     if isinstance(config, StoredConfig) and (

@@ -1,17 +1,18 @@
 """The fusions a configuration can name. Each is a class and a line in `FUSIONS`, or a plug-in.
 
-A plug-in is an installed package with an entry point in the group `mmfuse.fusions`: its name is the
-`type` to write in `[model.fusion]`, its object a subclass of `MultimodalFusion` that is called with
-the encoders' widths, `hidden_dim`, and whatever else `[model.fusion.options]` holds.
+A plug-in is an entry point of the kind "fusion" (`features/plugins.py`): its name is the `type` to
+write in `[model.fusion]`, its object a subclass of `MultimodalFusion` that is called with the
+encoders' widths, `hidden_dim`, and whatever else `[model.fusion.options]` holds.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mmfuse.features import plugins
 from mmfuse.features.errors import ConfigError
 from mmfuse.trainer.fusion_attention import BottleneckFusion, CrossModalAttention, EarlyFusion
 from mmfuse.trainer.fusion_base import MultimodalFusion
-from mmfuse.trainer.fusion_config import PluginFusionConfig, fusion_plugins
+from mmfuse.trainer.fusion_config import PluginFusionConfig
 from mmfuse.trainer.fusion_pooled import GatedFusion, LateFusion, LowRankFusion
 
 FUSIONS: Mapping[str, Callable[..., MultimodalFusion]] = {
@@ -33,7 +34,7 @@ def build_fusion(config: Any, dims: Mapping[str, int]) -> MultimodalFusion:
     if not isinstance(config, PluginFusionConfig):
         options = {name: value for name, value in config.model_dump().items() if name != "type"}
         return FUSIONS[config.type](dims, **options)
-    plugin = fusion_plugins()[config.type].load()
+    plugin = plugins.load("fusion", config.type, FUSIONS)
     try:
         fusion = plugin(dims, hidden_dim=config.hidden_dim, **config.options)
     except TypeError as error:

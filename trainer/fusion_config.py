@@ -1,11 +1,10 @@
 """Sections of a run configuration: the fusions, one class for each `type`."""
 
-import difflib
-from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from mmfuse.features import plugins
 from mmfuse.features.config import Strict
 
 
@@ -69,11 +68,6 @@ class BottleneckFusionConfig(Strict):
     dropout: float = Field(default=0.4, ge=0, lt=1)
 
 
-def fusion_plugins() -> dict[str, EntryPoint]:
-    """Entry points of the group `mmfuse.fusions`, by name; nothing of them is imported."""
-    return {point.name: point for point in entry_points(group="mmfuse.fusions")}
-
-
 class PluginFusionConfig(Strict):
     """A fusion of an installed package."""
 
@@ -85,11 +79,8 @@ class PluginFusionConfig(Strict):
     @classmethod
     def _installed(cls, section: Any) -> Any:
         kind = section.get("type") if isinstance(section, dict) else getattr(section, "type", None)
-        known = [*_FUSION_SECTIONS, *sorted(fusion_plugins())]
-        if kind not in known:
-            near = difflib.get_close_matches(str(kind), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(known)}"
-            raise ValueError(f"no fusion has type {kind!r}; {hint}")
+        if fault := plugins.unknown("fusion", kind, _FUSION_SECTIONS):
+            raise ValueError(fault)
         return section
 
 

@@ -1,7 +1,8 @@
 """What rows of `midi_tokens` look like to a model: embeddings of them, and a bag of them.
 
 Two ways of writing notes, one interface: `TokenEmbedding` for one token a row (`midi_like`,
-`remi`), `FieldEmbedding` for one row of fields a note (`compound`). A note's embedding is the sum
+`remi`), `FieldEmbedding` for one row of fields a note (`compound`). Which one it is stands in the
+vocabulary: `size` and where pitches are, or `sizes` of fields. A note's embedding is the sum
 of its parts', pitch class and octave among them: what is known of one key or register is known of
 all.
 
@@ -29,8 +30,6 @@ WIDEST = 12  # semitones
 LEAPS = 2 * WIDEST + 1
 FAMILIES, PER_FAMILY = 17, 8  # General MIDI's sixteen of eight programs, and drums
 _GAPS_S = tuple(0.02 * 2 ** (step / 2) for step in range(16))  # borders, to 3.6 s
-TOKENS = ("midi_like", "remi")  # vocabularies with one token a row
-READABLE = (*TOKENS, "compound")
 
 
 class NoteEmbedding(Protocol):
@@ -51,10 +50,22 @@ class NoteEmbedding(Protocol):
         """(B, S), about 1 each."""
 
 
-def note_embedding(spec: StreamSpec, dim: int, transpose: int) -> "TokenEmbedding | FieldEmbedding":
-    """The embedding for a `midi_tokens` stream; its spec has a vocabulary that is `READABLE`."""
+def readable(spec: StreamSpec) -> bool:
+    """Whether a `midi_tokens` stream is one token a row, or one of fields, as said above."""
     vocabulary = spec.params["vocabulary"]
-    if vocabulary["name"] in TOKENS:
+    sizes = vocabulary.get("sizes")
+    if sizes is not None:
+        return {"kind", "pitch"} <= set(sizes) and list(sizes) == list(spec.fields[: len(sizes)])
+    pitches = [vocabulary.get(name) for name in _pitch_kinds(vocabulary)]
+    size = vocabulary.get("size", 0)
+    fits = all(p and p[1] <= PITCHES and 0 < p[0] <= size - p[1] for p in pitches)
+    return fits and "token" in spec.fields
+
+
+def note_embedding(spec: StreamSpec, dim: int, transpose: int) -> "TokenEmbedding | FieldEmbedding":
+    """The embedding for a `midi_tokens` stream that is `readable`."""
+    vocabulary = spec.params["vocabulary"]
+    if "sizes" not in vocabulary:
         return TokenEmbedding(vocabulary, dim, transpose, spec.fields.index("token"))
     return FieldEmbedding(vocabulary["sizes"], dim, transpose)
 
@@ -252,6 +263,10 @@ def _roots(parts: list[tuple[Tensor, int]], mask_BT: Tensor) -> Tensor:
     return torch.cat(found, dim=1)
 
 
+def _pitch_kinds(vocabulary: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("pitch",) if "pitch" in vocabulary else ("note_on", "note_off")
+
+
 def _anatomy(vocabulary: Mapping[str, Any]) -> dict[str, Tensor]:
     """Pitch class and octave of every token (0 where it is no note; NOTE_OFF has numbers of its
     own), and its pitch (-1 where it is no note): (V,) int64 each.
@@ -259,8 +274,7 @@ def _anatomy(vocabulary: Mapping[str, Any]) -> dict[str, Tensor]:
     size = int(vocabulary["size"])
     class_V, octave_V, pitch_V = (torch.zeros(size, dtype=torch.int64) for _ in range(3))
     pitch_V -= 1
-    names = ("pitch",) if "pitch" in vocabulary else ("note_on", "note_off")
-    for off, name in enumerate(names):
+    for off, name in enumerate(_pitch_kinds(vocabulary)):
         first, count = vocabulary[name]
         pitch = torch.arange(count)
         pitch_V[first : first + count] = pitch

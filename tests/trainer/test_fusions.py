@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
+from mmfuse.features import plugins as plugins_module
 from mmfuse.features.errors import ConfigError
-from mmfuse.trainer import fusion_config
 from mmfuse.trainer.config import ModelConfig, load_run_config
 from mmfuse.trainer.fusion import FUSIONS, build_fusion
 from mmfuse.trainer.fusion_attention import CrossAttention, CrossLayer
@@ -416,7 +416,7 @@ class Installed:
 @pytest.fixture
 def plugins(monkeypatch):
     points = [Installed("doubled", Doubled), Installed("odd", lambda dims, hidden_dim: 3)]
-    monkeypatch.setattr(fusion_config, "entry_points", lambda group: points)
+    monkeypatch.setattr(plugins_module, "entry_points", lambda group: points)
 
 
 def test_an_installed_fusion_is_found_by_its_name(plugins):
@@ -439,10 +439,10 @@ def test_a_plugin_that_does_not_fit_is_one_line(plugins):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ('{type = "gate"}', r"model.fusion = .*: no fusion has type 'gate'; .*'gated'\?"),
-        ('{type = "tensor"}', "no fusion has type 'tensor'; choose from: bottleneck, cross_modal"),
-        ("{layers = 2}", "no fusion has type None; choose from"),
-        ("3", "model.fusion = 3: no fusion has type None"),
+        ('{type = "gate"}', r"model.fusion = .*: no fusion named 'gate'; .*'gated'\?"),
+        ('{type = "tensor"}', "no fusion named 'tensor'; choose from: bottleneck, cross_modal"),
+        ("{layers = 2}", "no fusion named None; choose from"),
+        ("3", "model.fusion = 3: no fusion named None"),
         ('{type = "gated", gat = "gmu"}', r"model.fusion.gat = 'gmu': no such key; .*'gate'\?"),
         ('{type = "gated", gate = "max"}', "model.fusion.gate = 'max': .*'softmax' or 'gmu'"),
         ('{type = "low_rank", rank = 0}', "model.fusion.rank = 0: .*greater than or equal to 1"),

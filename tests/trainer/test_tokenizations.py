@@ -49,7 +49,7 @@ def test_remi_pitches_have_a_class_and_an_octave_and_nothing_else_has():
 
 def test_an_unknown_tokenization_is_refused_with_what_to_type():
     spec = replace(midi_tokens_spec(), params={"vocabulary": {"name": "runes"}})
-    with pytest.raises(ConfigError, match="is runes; set preprocessing.midi.tokenization = 'm"):
+    with pytest.raises(ConfigError, match="can.t read .runes.*tokenization = .midi_like"):
         build_encoder(EventBasedConfig(), spec)
 
 
