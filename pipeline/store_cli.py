@@ -196,9 +196,34 @@ def report(
         show(found.to_json(out, written), lines, as_json=as_json)
 
 
+def export(
+    store: StoreArgument,
+    form: Annotated[
+        str, typer.Option("--to", help="hf-parquet, webdataset, npy, safetensors or lhotse.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to make.")],
+    streams: Annotated[
+        str | None, typer.Option("--streams", help="Names of streams, with commas between.")
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write features for other libraries: values, seconds of rows, origins and specs.
+
+    Example: mmfeat export demo/store.zarr --to webdataset --out demo/tars --streams logmel
+    """
+    with user_errors("mmfeat", verbose):
+        from mmfuse.features.export import export as export_store
+        from mmfuse.pipeline.upkeep import exported
+
+        chosen = None if streams is None else [name.strip() for name in streams.split(",")]
+        document, lines = exported(export_store(store, form, out, chosen))
+        show(document, lines, as_json=as_json)
+
+
 def _exit(code: int) -> None:
     if code:
         raise SystemExit(code)
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (verify, gc, merge, subset, pull, report)
+COMMANDS: tuple[Callable[..., None], ...] = (verify, gc, merge, subset, pull, report, export)

@@ -8,6 +8,7 @@ from typing import Any
 from mmfuse.features.assemble import Combined
 from mmfuse.features.corpus import open_corpus
 from mmfuse.features.errors import ConfigError
+from mmfuse.features.export import Exported
 from mmfuse.features.gc import Sweep
 from mmfuse.features.pull import Pulled
 from mmfuse.features.splits import SPLITS
@@ -88,6 +89,16 @@ def pulled(report: Pulled) -> View:
         f"{report.store}: {report.fetched} files fetched, {report.bytes / 1e6:.1f} MB; "
         f"{report.kept} were here; {report.streams} streams, {report.shards} shards",
         f"root {report.root}",
+    ]
+    return document, lines
+
+
+def exported(report: Exported) -> View:
+    """What was written for others."""
+    document = {"schema_version": SCHEMA_VERSION, **asdict(report)}
+    lines = [
+        f"{report.out}: {report.clips} clips as {report.form}, {report.files} files, "
+        f"{report.bytes / 1e6:.1f} MB; streams {', '.join(report.streams)}"
     ]
     return document, lines
 
