@@ -1,21 +1,20 @@
 """What each modality is worth to a model, and what it costs when one goes missing.
 
 Both are arithmetic on what the model says with each subset of the modalities, which is computed
-once. `predicted` holds, by subset, the class numbers (N,) of the same clips.
+once. `predicted` holds, by subset, the answers for the same clips: class numbers (N,), or (N, C).
 
 Shapes: N clip, M modality, S subset.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from math import factorial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfuse.trainer.metrics import SCORES, Classes, scores
-
+Score = Callable[[NDArray[Any], NDArray[Any]], Mapping[str, float]]  # of truth and answers
 Subset = tuple[str, ...]
 Value = TypeVar("Value", float, NDArray[np.float64])
 _DRAWS = 100  # of which clips lose a modality, behind each point of a curve
@@ -53,9 +52,9 @@ def shapley(modalities: Sequence[str], value: Mapping[Subset, Value]) -> dict[st
 
 def robustness(
     modalities: Sequence[str],
-    predicted: Mapping[Subset, Classes],
-    truth_N: Classes,
-    classes: int,
+    predicted: Mapping[Subset, NDArray[Any]],
+    truth_N: NDArray[Any],
+    score: Score,
     shares: Sequence[float],
     seed: int = 0,
 ) -> dict[str, dict[str, list[float]]]:
@@ -70,11 +69,13 @@ def robustness(
     """
     rng = np.random.default_rng(seed)
     M, N = len(modalities), len(truth_N)
-    stacked_SN = np.zeros((2**M, N), dtype=np.int64)  # by bits: which modalities are kept
+    one = next(iter(predicted.values()))
+    stacked_SN = np.zeros((2**M, *one.shape), one.dtype)  # by bits: which modalities are kept
     for kept, predicted_N in predicted.items():
         stacked_SN[sum(1 << m for m, name in enumerate(modalities) if name in kept)] = predicted_N
     curves: dict[str, dict[str, NDArray[np.float64]]] = {
-        name: {score: np.zeros(len(shares)) for score in SCORES} for name in (*modalities, "any")
+        name: {key: np.zeros(len(shares)) for key in score(truth_N, one)}
+        for name in (*modalities, "any")
     }
     for _ in range(_DRAWS):
         order_MN = rng.random((M, N)).argsort(axis=1).argsort(axis=1)
@@ -86,9 +87,9 @@ def robustness(
                 kept_N = ((1 << np.arange(M))[:, None] * kept_MN).sum(axis=0)
                 kept_N = np.where(kept_N == 0, rescue_N, kept_N)
                 said_N = stacked_SN[kept_N, np.arange(N)]
-                for score, value in scores(truth_N, said_N, classes).items():
-                    curve[score][i] += value / _DRAWS
+                for key, value in score(truth_N, said_N).items():
+                    curve[key][i] += value / _DRAWS
     return {
-        name: {score: values.tolist() for score, values in curve.items()}
+        name: {key: values.tolist() for key, values in curve.items()}
         for name, curve in curves.items()
     }

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmfuse.trainer import distributed
+from mmfuse.trainer.batch import Batch
 from mmfuse.trainer.config import (
     BalanceConfig,
     GradientBlendingConfig,
@@ -21,7 +22,6 @@ from mmfuse.trainer.config import (
     OgmGeConfig,
     TrainConfig,
 )
-from mmfuse.trainer.dataset import Batch
 from mmfuse.trainer.losses import WHOLE, weighed
 from mmfuse.trainer.model import FusionModel, Output
 

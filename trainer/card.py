@@ -8,6 +8,7 @@ from typing import Any
 from mmfuse.features.spec import StreamSpec
 from mmfuse.trainer import folder
 from mmfuse.trainer.saved import Saved
+from mmfuse.trainer.tasks import TASKS, TITLES
 
 
 def write_card(out: Path, saved: Saved, run: Path) -> None:
@@ -19,14 +20,12 @@ def write_card(out: Path, saved: Saved, run: Path) -> None:
 def card(saved: Saved, result: Mapping[str, Any] | None) -> str:
     """The card; without a result, without scores."""
     config = saved.config
+    does, learned = saved.task.told()
     parts = [
         f"# {config.name}",
-        f"A fusion model ({config.model.fusion.type}) of {', '.join(saved.specs)} that tells "
-        f"{len(saved.classes)} classes apart: {', '.join(saved.classes)}.",
+        f"A fusion model ({config.model.fusion.type}) of {', '.join(saved.specs)} that {does}.",
         "## Data",
-        f"Trained on {sum(saved.counts)} clips of `{config.data.corpus}`, by class: "
-        + ", ".join(f"{n} {c}" for n, c in zip(saved.classes, saved.counts, strict=True))
-        + ".",
+        f"Trained on {learned.format(corpus=f'`{config.data.corpus}`')}.",
         "## Streams",
         "Input has to be made exactly so; `mmtrain predict` on raw clips does that.",
         _table([["modality", "stream", "a row", "settings"], *map(_stream, saved.specs.items())]),
@@ -55,30 +54,33 @@ def _stream(item: tuple[str, StreamSpec]) -> list[str]:
 
 
 def _scores(result: Mapping[str, Any]) -> str:
-    rows = [["split", "clips", "accuracy", "95 %", "macro-F1", "95 %", "NLL", "ECE"]]
+    task = TASKS[result.get("task", "single")]
+    also = [name for name in task.also if name != "auroc"]
+    heads = (cell for name in task.shown for cell in (TITLES[name], "95 %"))
+    rows = [["split", "clips", *heads, *(TITLES[name] for name in also)]]
     for shown, split in (("validation", "val"), ("test", "test")):
         of = result[split]
         cells = [shown, str(of["clips"])]
-        for key in ("accuracy", "macro_f1"):
+        for key in task.shown:
             low, high = of[f"{key}_95"]
             cells += [f"{of[key]:.3f}", f"{low:.3f} to {high:.3f}"]
-        rows.append([*cells, f"{of['nll']:.3f}", f"{of['ece']:.3f}"])
+        rows.append([*cells, *(f"{of[name]:.3f}" for name in also)])
     parts = [_table(rows)]
     if len(result.get("subsets", {})) > 1:
-        subsets = [["seen on test", "accuracy", "macro-F1"]]
+        subsets = [["seen on test", *(TITLES[name] for name in task.shown)]]
         for name, of in result["subsets"].items():
-            subsets.append([name, *(f"{of['test'][k]:.3f}" for k in ("accuracy", "macro_f1"))])
+            subsets.append([name, *(f"{of['test'][k]:.3f}" for k in task.shown)])
         parts.append(_table(subsets))
     return "\n\n".join(parts)
 
 
 def _limits(saved: Saved, result: Mapping[str, Any] | None) -> str:
     lines = [
-        "- It knows no other classes than these, and says one of them of anything.",
+        f"- {saved.task.limit}",
         "- Scores are those of clips like the ones it was trained on; intervals say how far chance "
         "alone moves them, and nothing of other corpora.",
     ]
-    if result is not None and result["test"]["ece"] > 0.05:
+    if result is not None and result["test"].get("ece", 0) > 0.05:
         lines.append(
             f"- Its probabilities are off by {result['test']['ece']:.0%} on average (ECE); divide "
             f"logits by T = {result['calibration']['temperature']:.2f}."

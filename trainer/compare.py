@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from mmfuse.features.errors import ConfigError
 from mmfuse.trainer import folder, metrics
+from mmfuse.trainer.task import Array, Task
+from mmfuse.trainer.tasks import TASKS
 
 if TYPE_CHECKING:
     import polars
-
-Classes = NDArray[np.int64]
 
 
 def compare(
@@ -26,47 +26,47 @@ def compare(
 
     Args:
         runs: folders of finished runs on the same test clips.
-        against: the reference; the single-modality run with the best test macro-F1, where it is
+        against: the reference; the single-modality run with the best test score, where it is
             left out: the strictest choice. Without such a run nothing is subtracted.
         resamples: behind each interval.
 
     Returns:
-        `clips`, `groups` (how many are drawn whole; None, where clips are), `against` (a folder or
-        None), `runs` (in the order given, the reference last if it was not among
-        them) and `seeds` (means over runs that differ in the seed alone).
+        `task`, `clips`, `groups` (how many are drawn whole; None, where clips are), `against` (a
+        folder or None), `runs` (in the order given, the reference last if it was not among them)
+        and `seeds` (means over runs that differ in the seed alone).
 
     Raises:
         ConfigError: a folder holds no finished run, one is named twice, or the runs do not cover
-            the same clips with the same labels.
+            the same clips with the same labels and task.
     """
     paths = [Path(run) for run in runs]
     if against is not None and not any(_same(against, path) for path in paths):
         paths.append(against)
     _distinct(paths)
     results = [folder.read_result(path) for path in paths]
-    truth_N, predicted, classes, groups_N = _joined(paths)
-    reference = _reference(paths, results, against)
+    task, truth_N, decided, groups_N = _joined(paths, _task_of(paths, results))
+    reference = _reference(paths, results, against, task.select)
     rows = []
-    for path, result, predicted_N in zip(paths, results, predicted, strict=True):
-        intervals = metrics.bootstrap(truth_N, predicted_N, classes, resamples, groups_N=groups_N)
+    for path, result, decided_N in zip(paths, results, decided, strict=True):
+        intervals = task.bootstrap(truth_N, decided_N, resamples, groups_N)
         row: dict[str, Any] = {"run": str(path)}
         row |= {key: result[key] for key in ("name", "seed", "modalities")}
         for name, interval in intervals.items():
             row |= {name: interval.value, f"{name}_95": [interval.low, interval.high]}
         if reference is not None and path is not paths[reference]:
-            other_N = predicted[reference]
-            found = metrics.paired_bootstrap(
-                truth_N, predicted_N, other_N, classes, resamples, groups_N=groups_N
-            )
+            other_N = decided[reference]
+            found = task.paired(truth_N, decided_N, other_N, resamples, groups_N)
             row["difference"] = {name: asdict(difference) for name, difference in found.items()}
-            row["mcnemar_p"] = metrics.mcnemar(truth_N, predicted_N, other_N)
+            if task.right_or_wrong:
+                row["mcnemar_p"] = metrics.mcnemar(truth_N, decided_N, other_N)
         rows.append(row)
     return {
+        "task": task.name,
         "clips": len(truth_N),
         "groups": None if groups_N is None else len(np.unique(groups_N)),
         "against": None if reference is None else str(paths[reference]),
         "runs": rows,
-        "seeds": _means(paths, rows),
+        "seeds": _means(paths, rows, task.shown),
     }
 
 
@@ -82,30 +82,41 @@ def _distinct(paths: Sequence[Path]) -> None:
         raise ConfigError(f"one run only, {paths[0]}; name two or more: mmtrain compare RUN RUN")
 
 
-def _reference(paths: Sequence[Path], results: Sequence[Any], against: Path | None) -> int | None:
+def _reference(
+    paths: Sequence[Path], results: Sequence[Any], against: Path | None, select: str
+) -> int | None:
     """Number of the run that the others are compared with."""
     if against is not None:
         return next(i for i, path in enumerate(paths) if _same(path, against))
     single = [i for i, result in enumerate(results) if len(result["modalities"]) == 1]
-    return max(single, key=lambda i: results[i]["test"]["macro_f1"], default=None)
+    return max(single, key=lambda i: results[i]["test"][select], default=None)
+
+
+def _task_of(paths: Sequence[Path], results: Sequence[Any]) -> type[Task]:
+    """What all runs predict."""
+    names = [result.get("task", "single") for result in results]
+    for path, name in zip(paths, names, strict=True):
+        if name != names[0]:
+            raise ConfigError(
+                f"{path} has train.task = {name!r} and {paths[0]} {names[0]!r}; compare runs of one"
+            )
+    return TASKS[names[0]]
 
 
 def _joined(
-    paths: Sequence[Path],
-) -> tuple[Classes, list[Classes], int, NDArray[np.str_] | None]:
-    """Truth and each run's prediction of the common test clips as numbers, class count, groups.
+    paths: Sequence[Path], kind: type[Task]
+) -> tuple[Task, Array, list[Array], NDArray[np.str_] | None]:
+    """The task, the truth and each run's answers of the common test clips, and their groups.
 
     The groups are those of the first run that has them; None, if none has.
     """
     import polars as pl
 
-    first = _test_rows(paths[0])
-    joined = first.rename({"predicted": "0"})
-    for i, path in enumerate(paths[1:], start=1):
-        rows = _test_rows(path)
-        both = joined.join(
-            rows.rename({"predicted": str(i), "label": "theirs"}), on="id", how="inner"
-        )
+    tables = [_test_rows(path) for path in paths]
+    first = tables[0]
+    for path, rows in zip(paths[1:], tables[1:], strict=True):
+        theirs = rows.select("id", theirs="label")
+        both = first.join(theirs, on="id", how="inner", maintain_order="left")
         if not len(both) == len(first) == len(rows):
             raise ConfigError(
                 f"{path} was tested on {len(rows)} clips, {paths[0]} on {len(first)}, and they "
@@ -113,18 +124,23 @@ def _joined(
             )
         other = both.filter(pl.col("label") != pl.col("theirs"))
         if len(other):
-            clip, ours, theirs = other.select("id", "label", "theirs").row(0)
+            clip, ours, its = other.select("id", "label", "theirs").row(0)
             raise ConfigError(
-                f"clip {clip!r} is labelled {ours!r} in {paths[0]} and {theirs!r} in {path}; "
+                f"clip {clip!r} is labelled {ours!r} in {paths[0]} and {its!r} in {path}; "
                 "compare runs of one corpus"
             )
-        joined = both.drop("theirs", "group_right", strict=False)
-    joined = joined.sort("id")  # the same clips are drawn in whatever order the runs are named
-    columns = [joined[name].to_numpy() for name in ("label", *map(str, range(len(paths))))]
-    names, numbers = np.unique(np.concatenate(columns).astype(str), return_inverse=True)
-    truth_N, *predicted = numbers.reshape(len(columns), -1).astype(np.int64)
-    groups_N = joined["group"].to_numpy() if "group" in joined.columns else None
-    return truth_N, predicted, len(names), groups_N
+    # the same clips are drawn in whatever order the runs are named
+    columns = [
+        {name: column.to_numpy() for name, column in rows.sort("id").to_dict().items()}
+        for rows in tables
+    ]
+    groups = [table["group"] for table in columns if "group" in table]
+    try:
+        return *kind.compared(columns), groups[0] if groups else None
+    except KeyError as error:
+        raise ConfigError(
+            f"{folder.PREDICTIONS} of some of these runs has no {error}; compare runs of one corpus"
+        ) from None
 
 
 def _test_rows(path: Path) -> "polars.DataFrame":
@@ -133,7 +149,9 @@ def _test_rows(path: Path) -> "polars.DataFrame":
     file = path / folder.PREDICTIONS
     try:
         rows = pl.read_parquet(file)
-        rows = rows.select("id", "split", "label", "predicted", *{"group"} & set(rows.columns))
+        rows = rows.select(
+            "id", "split", "label", "predicted", *{"group"} & set(rows.columns), pl.col("^p:.*$")
+        )
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ConfigError(
             f"can't read {file} ({str(error).splitlines()[0]}); train it again"
@@ -141,7 +159,9 @@ def _test_rows(path: Path) -> "polars.DataFrame":
     return rows.filter(pl.col("split") == "test").drop("split")
 
 
-def _means(paths: Sequence[Path], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _means(
+    paths: Sequence[Path], rows: Sequence[dict[str, Any]], scores: Sequence[str]
+) -> list[dict[str, Any]]:
     """Mean and standard deviation over runs whose configurations differ in the seed alone."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path, row in zip(paths, rows, strict=True):
@@ -152,7 +172,7 @@ def _means(paths: Sequence[Path], rows: Sequence[dict[str, Any]]) -> list[dict[s
     for group in groups.values():
         if len(group) > 1:
             mean: dict[str, Any] = {"name": group[0]["name"], "runs": len(group)}
-            for name in metrics.SCORES:
+            for name in scores:
                 values = [row[name] for row in group]
                 mean |= {name: float(np.mean(values)), f"{name}_sd": float(np.std(values, ddof=1))}
             means.append(mean)

@@ -78,6 +78,7 @@ BalanceConfig = OgmGeConfig | MMParetoConfig | GradientBlendingConfig
 class TrainConfig(Strict):
     """How the model is fitted."""
 
+    task: Literal["single", "multilabel", "regression"] = "single"  # a class, labels, or a number
     seed: int = Field(default=0, ge=0)
     epochs: int = Field(default=30, ge=1)  # at most; early stopping may end sooner
     batch_size: int = Field(default=32, ge=1)  # clips
@@ -87,8 +88,9 @@ class TrainConfig(Strict):
     schedule: Schedule = "cosine"  # from there on: down to 0, straight down to 0, or as it is
     weight_decay: float = Field(default=0.05, ge=0)  # AdamW's, on matrices only
     grad_clip: float = Field(default=1.0, ge=0)  # global L2 norm; 0 turns clipping off
-    patience: int = Field(default=12, ge=1)  # epochs without a better validation macro-F1
-    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
+    patience: int = Field(default=12, ge=1)  # epochs without a better score on validation
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1)  # of classes and labels
+    huber: float = Field(default=0.0, ge=0)  # regression: deviations beyond which loss is straight
     class_weights: bool = False  # weigh classes by inverse frequency
     unimodal_weight: float = Field(default=0.5, ge=0)  # of the modalities' own heads; 0: none
     balance: (
@@ -132,8 +134,22 @@ class RunConfig(Strict):
         kind = getattr(self.train.balance, "type", self.train.balance)
         if kind != "none" and len(self.model.encoders()) < 2:
             raise ValueError(f'train.balance = "{kind}" needs two encoders or more')
+        if kind == "ogm_ge" and self.train.task != "single":
+            raise ValueError(
+                'train.balance = "ogm_ge" compares classes; it needs train.task = "single"'
+            )
         if kind in ("mmpareto", "gradient_blending") and not self.train.unimodal_weight:
             raise ValueError(f'train.balance = "{kind}" needs train.unimodal_weight above 0')
+        return self
+
+    @model_validator(mode="after")
+    def _task(self) -> "RunConfig":
+        if self.train.class_weights and self.train.task == "regression":
+            raise ValueError(
+                'train.class_weights = true needs classes; not train.task = "regression"'
+            )
+        if self.train.huber and self.train.task != "regression":
+            raise ValueError('train.huber needs train.task = "regression"')
         return self
 
 

@@ -8,7 +8,6 @@ Shapes: B batch, T row, M modality.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,52 +19,21 @@ from torch import Tensor
 from mmfuse.features.errors import StoreError
 from mmfuse.features.spec import StreamSpec
 from mmfuse.features.store import Stream
+from mmfuse.trainer.batch import Batch, Buffers, Part, Plan
 from mmfuse.trainer.resident import MOST_BYTES, Chosen, Resident, input_dtype
+from mmfuse.trainer.task import Label, Task
+from mmfuse.trainer.tasks import SingleLabel
 
 SPLITS = ("train", "validation", "test")
 _BUCKET_BATCHES = 16  # batches whose clips are sorted by length together
 _KEPT_ROWS = 1 << 14  # times of longer entries are computed anew rather than kept
-Part = tuple[list[NDArray[Any]], NDArray[np.float32]]  # rows in each stream, and their times
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Clips side by side. By modality: rows padded with zeros, where they are, and their times.
-
-    Rows are (B, T, *item), or (B, T, L, *item) where a modality has several streams: int64 for ids,
-    which have no time, else float32. `clips` are row numbers in the dataset. `times_s` are seconds
-    on each clip's timeline, NaN for streams without time. `present_BM` has a column for each
-    modality, in the dataset's order.
-    """
-
-    clips: NDArray[np.int64]
-    x: dict[str, Tensor]
-    mask: dict[str, Tensor]
-    times_s: dict[str, Tensor]
-    present_BM: Tensor
-    label_B: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Which rows of which clips a batch will hold: nothing is copied yet, but presence is known."""
-
-    clips: NDArray[np.int64]
-    parts: Mapping[str, list[Part] | Chosen]
-    present_BM: Tensor
-    label_B: Tensor
-
-    def __getitem__(self, part: slice) -> "Plan":
-        """Some of the clips."""
-        parts = {name: several[part] for name, several in self.parts.items()}
-        return Plan(self.clips[part], parts, self.present_BM[part], self.label_B[part])
 
 
 class Dataset:
     """Clips of a corpus, with the streams of the store for each modality in use.
 
-    `classes` are those of the labels, sorted, where they are not given; given ones may leave clips
-    without a label (None, or one that is no class), whose number is -1.
+    `task` reads the labels; left out, they are classes. `label` is the truth, `target` what a loss
+    compares with; -1 or NaN where a clip has no label, or one that the task does not know.
 
     A modality has one stream, or several with the same rows of the same clips: the layers of a
     model. `streams` holds the first of them, `layers` all. Up to `views` augmented views of a clip
@@ -79,18 +47,18 @@ class Dataset:
         self,
         ids: Sequence[str],
         splits: Sequence[str],
-        labels: Sequence[str | None],
+        labels: Sequence[Label],
         streams: Mapping[str, Stream | Sequence[Stream]],
         groups: Sequence[str | None] | None = None,
         views: int = 0,
-        classes: Sequence[str] | None = None,
+        task: Task | None = None,
     ) -> None:
         self.groups = groups
         self.ids = list(ids)
         self.split = np.array(splits)
-        self.classes = sorted({str(one) for one in labels}) if classes is None else list(classes)
-        number = {name: c for c, name in enumerate(self.classes)}
-        self.label = np.array([number.get(one or "", -1) for one in labels], np.int64)
+        self.task = task or SingleLabel.learned(labels, self.split == "train")
+        self.label = self.task.truth(labels)
+        self.target = self.task.targets(self.label)
         self.layers = {
             name: (given,) if isinstance(given, Stream) else tuple(given)
             for name, given in streams.items()
@@ -101,12 +69,17 @@ class Dataset:
         self.entry = {name: entries_VLN[0, 0] for name, entries_VLN in self._entries.items()}
         self.rows = {name: self._equal_rows(name) for name in self.layers}
         self.present_NM = np.stack([rows > 0 for rows in self.rows.values()], axis=1)
-        self._buffers: dict[str, Tensor] = {}
+        self._buffers = Buffers()
         self._resident: dict[str, Resident] = {}
         self._times: dict[tuple[str, int], NDArray[np.float32]] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of classes or labels; none where numbers are predicted."""
+        return list(self.task.classes)
 
     @property
     def specs(self) -> dict[str, StreamSpec]:
@@ -138,7 +111,7 @@ class Dataset:
         for name in (name for name, here in present.items() if here):
             found = self._arrays(name, clip)
             arrays[name] = found[0] if len(found) == 1 else np.stack(found, axis=1)
-        label = self.classes[self.label[clip]]
+        label = self.task.label(self.label[clip])
         return {"id": self.ids[clip], "label": label, "present": present, **arrays}
 
     def order(
@@ -193,7 +166,7 @@ class Dataset:
         where the store does not hold that view whole.
         """
         shown = np.zeros_like(clips) if views is None else views
-        label_B = torch.from_numpy(self.label[clips])
+        label_B = torch.from_numpy(self.target[clips])
         if self._fits:
             spans_2B = self._spans(clips, shown, crop_s, rng) if crop_s and rng else None
             chosen = {
@@ -221,7 +194,11 @@ class Dataset:
             if isinstance(parts, Chosen):
                 found = self.resident(name).gather(parts.starts_B, parts.rows_B)
             else:
-                found = self._padded(name, parts)
+                stream, layers = self.streams[name], len(self.layers[name])
+                shape = (layers, *stream.spec.item)
+                raw, seconds, here = self._buffers.padded(name, parts, shape, stream.dtype.name)
+                rows = raw.to(input_dtype(stream))
+                found = rows if layers > 1 else rows.squeeze(2), seconds, here
             x[name], times_s[name], mask[name] = found
         return Batch(plan.clips, x, mask, times_s, plan.present_BM, plan.label_B)
 
@@ -324,28 +301,6 @@ class Dataset:
         first, last = np.searchsorted(times, span)
         return [values[first:last] for values in arrays], times[first:last]
 
-    def _padded(self, name: str, parts: list[Part]) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, *item) or (B, T, L, *item), times and mask (B, T), in buffers that the next call
-        overwrites.
-
-        float16 is copied as it is and cast by torch, which is ten times as fast as numpy.
-        """
-        spec, layers = self.streams[name].spec, len(self.layers[name])
-        dtype = self.streams[name].dtype.name
-        longest = max(1, *(len(times) for _, times in parts))
-        raw = self._buffer(name, (len(parts), longest, layers, *spec.item), dtype)
-        times = self._buffer(f"{name} times", (len(parts), longest), "float32")
-        lengths = torch.tensor([len(clock) for _, clock in parts])
-        array, seconds = raw.numpy(), times.numpy()
-        for b, (values, clock) in enumerate(parts):
-            for layer, rows in enumerate(values):
-                array[b, : len(clock), layer] = rows
-            array[b, len(clock) :] = 0
-            seconds[b, : len(clock)], seconds[b, len(clock) :] = clock, np.nan
-        mask = torch.arange(longest) < lengths[:, None]
-        x = raw.to(input_dtype(self.streams[name]))
-        return x if layers > 1 else x.squeeze(2), times, mask
-
     @cached_property
     def _fits(self) -> bool:
         """Whether all entries in use may lie in memory."""
@@ -365,14 +320,6 @@ class Dataset:
             times_of = partial(self._times_of, name)
             self._resident[name] = Resident(self.layers[name], self._entries[name], times_of)
         return self._resident[name]
-
-    def _buffer(self, name: str, shape: tuple[int, ...], dtype: str) -> Tensor:
-        size = int(np.prod(shape))
-        kept = self._buffers.get(name)
-        if kept is None or kept.numel() < size:
-            kept = torch.from_numpy(np.empty(size + size // 4, dtype=dtype))
-            self._buffers[name] = kept
-        return kept[:size].view(shape)
 
 
 def _entries(

@@ -1,10 +1,10 @@
 """Trained models for other programs: safetensors, a `torch.export` program, or ONNX.
 
 The graph of a program reads `present` (B, M), bool, which says what to look at of which clip, and
-of each modality its rows, their mask and their seconds; it gives logits (B, C). Batch and lengths
-are free; where an encoder shortens a stream by a stride, lengths are multiples of it (padding
-changes nothing). What stands where `present` or the mask is False has no influence, not even as
-NaN.
+of each modality its rows, their mask and their seconds; it gives logits (B, C), or numbers (B, 1)
+in the label's unit. Batch and lengths are free; where an encoder shortens a stream by a stride,
+lengths are multiples of it (padding changes nothing). What stands where `present` or the mask is
+False has no influence, not even as NaN.
 
 Before a program is written, it is held against the model: every subset of the modalities, two
 lengths.
@@ -28,16 +28,17 @@ from torch import Tensor, nn
 from mmfuse.features.errors import ConfigError, MissingError
 from mmfuse.features.spec import StreamSpec
 from mmfuse.trainer import folder
+from mmfuse.trainer.batch import Batch
 from mmfuse.trainer.card import write_card
-from mmfuse.trainer.dataset import Batch
 from mmfuse.trainer.encoders import stream_names
 from mmfuse.trainer.fine_tuned import FineTunedEncoder
 from mmfuse.trainer.model import FusionModel
 from mmfuse.trainer.saved import Saved, load_saved
+from mmfuse.trainer.task import Task
 
 FORMATS = ("safetensors", "torch-export", "onnx")
 PROGRAM, GRAPH, INPUTS = "model.pt2", "model.onnx", "inputs.json"
-PARITY = 1e-4  # of logits, which are about 1
+PARITY = 1e-4  # of logits, which are about 1, and of numbers in deviations
 _LENGTHS = (3, 7)  # of each stream, in strides
 Inputs = dict[str, tuple[Tensor, Tensor, Tensor]]
 
@@ -45,17 +46,16 @@ Inputs = dict[str, tuple[Tensor, Tensor, Tensor]]
 class Program(nn.Module):
     """A model with plain tensors as inputs: `present`, and (rows, mask, seconds) by modality."""
 
-    def __init__(self, model: FusionModel) -> None:
+    def __init__(self, model: FusionModel, task: Task) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.task = model, task
 
     def forward(self, present_BM: Tensor, streams: Inputs) -> Tensor:
-        """Logits (B, C)."""
+        """Logits (B, C), or a number (B, 1)."""
         x, mask, times_s = ({name: given[i] for name, given in streams.items()} for i in range(3))
         nothing_B = torch.zeros(present_BM.shape[:1], dtype=torch.int64)
         batch = Batch(np.empty(0, np.int64), x, mask, times_s, present_BM, nothing_B)
-        logits_BC: Tensor = self.model(batch, present_BM).logits_BC
-        return logits_BC
+        return self.task.exported(self.model(batch, present_BM).logits_BC)
 
 
 def export(run: Path, form: str, out: Path) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _check_out(run: Path, out: Path) -> None:
 def _program(saved: Saved, form: str) -> tuple[Any, float]:
     """The program and its largest difference from the model."""
     _refuse(saved.model)
-    wrapped = Program(saved.model).eval()
+    wrapped = Program(saved.model, saved.task).eval()
     with _quiet(), torch.no_grad():
         try:
             exported = torch.export.export(
@@ -116,7 +116,7 @@ def _program(saved: Saved, form: str) -> tuple[Any, float]:
             if form == "torch-export":
                 exported._example_inputs = None  # else they are saved as a pickle beside the graph
                 return exported, _parity(saved, wrapped, exported.module())
-            graph = _onnx(exported, input_names(saved))
+            graph = _onnx(exported, input_names(saved), saved.task.output)
         except (MissingError, ConfigError):
             raise
         except Exception as error:  # whatever the exporters meet in a model
@@ -193,7 +193,7 @@ def _shapes(saved: Saved) -> dict[str, Any]:
 
 
 def _parity(saved: Saved, model: nn.Module, program: Any) -> float:
-    """Largest difference of logits over every subset of the modalities and two lengths.
+    """Largest difference of outputs over every subset of the modalities and two lengths.
 
     Raises:
         ConfigError: it is beyond `PARITY`.
@@ -204,12 +204,12 @@ def _parity(saved: Saved, model: nn.Module, program: Any) -> float:
         present_BM = present_BM & torch.tensor(kept)
         off_BC = program(present_BM, streams) - model(present_BM, streams)
         worst = max(worst, float(off_BC.abs().max()))
-    if not worst <= PARITY:
+    if not worst <= PARITY * saved.task.unit:
         raise ConfigError(f"the exported program is off by {worst:.1e}; take --format safetensors")
     return worst
 
 
-def _onnx(exported: Any, names: list[str]) -> Any:
+def _onnx(exported: Any, names: list[str], output: str) -> Any:
     try:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
@@ -221,7 +221,7 @@ def _onnx(exported: Any, names: list[str]) -> Any:
         exported,
         (),
         input_names=names,
-        output_names=["logits"],
+        output_names=[output],
         dynamo=True,
         optimize=False,
         verbose=False,
@@ -239,7 +239,8 @@ def _session(graph: Any, saved: Saved) -> Any:
         flat = [present_BM, *(part for given in streams.values() for part in given)]
         feed = dict(zip(input_names(saved), flat, strict=True))
         (logits_BC,) = session.run(
-            ["logits"], {name: given.numpy() for name, given in feed.items() if name in read}
+            [saved.task.output],
+            {name: given.numpy() for name, given in feed.items() if name in read},
         )
         return torch.from_numpy(logits_BC)
 
@@ -270,7 +271,7 @@ def describe(saved: Saved) -> Mapping[str, Any]:
                     "at_least": 2 * strides(saved)[name],
                 }
             )
-    return {"inputs": inputs, "output": "logits", "classes": saved.classes}
+    return {"inputs": inputs, "output": saved.task.output, "classes": list(saved.task.classes)}
 
 
 @contextmanager

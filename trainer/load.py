@@ -6,6 +6,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mmfuse.features.clip import Clip
 from mmfuse.features.corpus import open_corpus
 from mmfuse.features.errors import ConfigError, MissingError
 from mmfuse.features.spec import StreamSpec
@@ -13,6 +16,8 @@ from mmfuse.features.store import FeatureStore, Stream, open_store
 from mmfuse.trainer.config import RunConfig
 from mmfuse.trainer.dataset import SPLITS, Dataset
 from mmfuse.trainer.encoders import stream_names
+from mmfuse.trainer.task import Named
+from mmfuse.trainer.tasks import TASKS
 
 # streams that some `mmfeat extract --encoder` makes; the others are there after any `mmfeat run`
 MAKERS = {name: name for name in ("logmel", "waveform", "wav2vec2", "clap", "text_embedding")}
@@ -31,7 +36,8 @@ def load_dataset(
 
     Raises:
         ConfigError: no corpus or store is named, a split has no labelled clips, there is only one
-            label, a modality has no section in `[preprocessing]`, or views are wanted of none.
+            label or one that the task can't read, a modality has no section in `[preprocessing]`,
+            or views are wanted of none.
         MissingError: the store or a stream is not there, was made with other settings, or holds
             none of the clips or none of their views; the message ends with the command that makes
             it.
@@ -46,7 +52,7 @@ def load_dataset(
                 f"{config_path}: model.{name}_encoder needs [preprocessing.{name}]; add it, an "
                 "empty one takes the defaults"
             )
-    rows = _labelled(config)
+    clips = _labelled(config)
     lines = {
         name: _mmfeat_line(config_path, config, overrides, name) for name in config.model.encoders()
     }
@@ -58,9 +64,17 @@ def load_dataset(
         name: _streams(store, encoder, getattr(config.preprocessing, name), lines[name])
         for name, encoder in config.model.encoders().items()
     }
-    ids, splits, labels, groups = zip(*rows, strict=True)
-    views = _views(config, config_path, streams, lines)
-    dataset = Dataset(ids, splits, labels, streams, groups, views)
+    labels = [clip.label for clip in clips]
+    splits = [clip.split or "" for clip in clips]
+    dataset = Dataset(
+        [clip.id for clip in clips],
+        splits,
+        labels,
+        streams,
+        [clip.group for clip in clips],
+        _views(config, config_path, streams, lines),
+        TASKS[config.train.task].learned(labels, np.array(splits) == "train"),
+    )
     train = dataset.clips_of("train")
     for m, (name, stream) in enumerate(dataset.streams.items()):
         if not dataset.present_NM[train, m].any():
@@ -71,35 +85,33 @@ def load_dataset(
     return dataset, store
 
 
-def _labelled(config: RunConfig) -> list[tuple[str, str, str, str | None]]:
-    """(id, split, label, group) of all clips that have label and split, in the corpus' order."""
+def _labelled(config: RunConfig) -> list[Clip]:
+    """All clips that have label and split, in the corpus' order."""
     corpus = config.data.corpus
     assert corpus is not None
-    rows = []
-    for clip in open_corpus(corpus, config.data.columns).labels():
-        if isinstance(clip.label, tuple):
-            raise ConfigError(
-                f"corpus {corpus}: clip {clip.id!r} has a list of labels; give it one"
-            )
-        if clip.split in SPLITS and clip.label is not None:
-            rows.append((clip.id, clip.split, clip.label, clip.group))
+    clips = [
+        clip
+        for clip in open_corpus(corpus, config.data.columns).labels()
+        if clip.split in SPLITS and clip.label is not None
+    ]
     for split in SPLITS:
-        if not any(row[1] == split for row in rows):
+        if not any(clip.split == split for clip in clips):
             raise ConfigError(
                 f"corpus {corpus} has no labelled clips in split {split!r}; give every clip a "
                 f"label and a split ({', '.join(SPLITS)})"
             )
-    labels = {label for _, split, label, _ in rows if split == "train"}
+    TASKS[config.train.task].refuse([Named(c.id, c.label) for c in clips], f"corpus {corpus}")
+    labels = {clip.label for clip in clips if clip.split == "train"}
     if len(labels) < 2:
         raise ConfigError(
             f"corpus {corpus} has one label only in its train split, {labels.pop()!r}; there is "
             "nothing to tell apart"
         )
-    if len({row[0] for row in rows}) < len(rows):
+    if len({clip.id for clip in clips}) < len(clips):
         raise ConfigError(
             f"corpus {corpus} has ids that occur twice; `mmfeat scan --corpus {corpus}` shows them"
         )
-    return rows
+    return clips
 
 
 def _views(

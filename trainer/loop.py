@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mmfuse.trainer import distributed, metrics
-from mmfuse.trainer.calibration import nll
+from mmfuse.trainer import distributed
 from mmfuse.trainer.checkpoint import Checkpoints
 from mmfuse.trainer.config import TrainConfig
 from mmfuse.trainer.dataset import Dataset
-from mmfuse.trainer.losses import WHOLE, class_weights, shares_of, terms_of, weighed
+from mmfuse.trainer.losses import WHOLE, shares_of, terms_of, weighed
 from mmfuse.trainer.model import FusionModel, drop_modalities
 from mmfuse.trainer.optim import average, factor, set_rates
 from mmfuse.trainer.state import Fit, Record, State
+from mmfuse.trainer.task import Task
 
 _EVAL_CLIPS = 64
 _FILL = "fill_uninitialized_memory"
@@ -53,7 +53,7 @@ def fit(
     report: Callable[[Record], None] = lambda record: None,
     checkpoints: Checkpoints | None = None,
 ) -> Fit:
-    """Fit on the train split, stop by macro-F1 on the validation split, keep the best weights.
+    """Fit on the train split, stop by the validation split, keep the weights that are best there.
 
     Call inside `reproducible`. Ctrl-C ends training early, with the best weights so far.
     `report` gets one record an epoch. The unit of an optimizer step is a window of `accumulate`
@@ -65,7 +65,7 @@ def fit(
     window_size = config.batch_size * config.accumulate * distributed.size()
     steps_an_epoch = -(-len(clips) // window_size)
     steps, rising = (n * steps_an_epoch for n in (config.epochs, config.modality_dropout_warmup))
-    weights_C = class_weights(data, clips) if config.class_weights else None
+    objective = data.task.objective(config, data.label[clips])
     state = State(model, config)
     optimizer, averaged, balance = state.optimizer, state.averaged, state.balance
     if checkpoints and (found := checkpoints.load()):
@@ -94,13 +94,14 @@ def fit(
                 shown_WM = distributed.from_first(drop_modalities(window.present_BM, dropout))
                 loss = torch.zeros(())
                 optimizer.zero_grad(set_to_none=True)
+                weight_W = objective.weight(window.label_B)
                 parts = slices(len(rows), config.batch_size)
                 for part in parts[distributed.rank() :: distributed.size()]:
                     batch, shown_BM = data.gather(window[part]), shown_WM[part]
-                    shares = shares_of(window.label_B, shown_WM, part, weights_C)
+                    shares = shares_of(weight_W, shown_WM, part)
                     with lowered(config.precision):
                         output = model(batch, shown_BM)
-                    terms = terms_of(output, batch, shown_BM, config, weights_C, shares)
+                    terms = terms_of(output, batch, shown_BM, objective, shares)
                     total = weighed(terms, balance.weights)
                     balance.look(terms, output, batch, shown_BM)
                     torch.autograd.backward(total)
@@ -128,7 +129,7 @@ def fit(
             }
             record = distributed.told(record)
             result.records.append(record)
-            if better(record, result.best):
+            if better(record, result.best, data.task):
                 result.best = {k.removeprefix("val_"): v for k, v in record.items() if "val_" in k}
                 result.best_epoch = state.epoch
                 state.best = copy.deepcopy(averaged.state_dict())
@@ -168,7 +169,7 @@ def predict(
     keep: tuple[bool, ...] | None = None,
     batch_size: int = _EVAL_CLIPS,
 ) -> NDArray[np.float64]:
-    """Class probabilities of clips, (N, C), from whole clips.
+    """What a model says of clips, (N, K): class probabilities or a number, from whole clips.
 
     Args:
         model: left in evaluation mode.
@@ -193,47 +194,46 @@ def predict_all(
     """
     model.eval()
     names = (WHOLE, *model.unimodal)
-    found = {name: np.zeros((len(data), len(data.classes))) for name in names}
+    found = {name: np.zeros((len(data), data.task.outputs)) for name in names}
     with torch.inference_mode():
         for batch in data.batches(clips, batch_size):
             present_BM = batch.present_BM & torch.tensor(keep) if keep else batch.present_BM
             output = model(batch, present_BM)
             for name, logits_BC in ({WHOLE: output.logits_BC} | output.unimodal).items():
-                found[name][batch.clips] = logits_BC.double().softmax(dim=1).numpy()
-    return {name: probabilities_NC[clips] for name, probabilities_NC in found.items()}
+                found[name][batch.clips] = data.task.answer(logits_BC.double()).numpy()
+    return {name: said_NK[clips] for name, said_NK in found.items()}
 
 
 def validated(
     data: Dataset, clips: NDArray[np.int64], found: Mapping[str, NDArray[np.float64]]
 ) -> Record:
-    """Loss, accuracy and macro-F1; of each modality's own head, macro-F1 on clips that have it."""
-    truth_N, probabilities_NC = data.label[clips], found[WHOLE]
-    chosen_N = probabilities_NC[np.arange(len(clips)), truth_N]
-    scores = metrics.scores(truth_N, probabilities_NC.argmax(axis=1), len(data.classes))
-    record = {"val_loss": float(-np.log(np.maximum(chosen_N, 1e-12)).mean())}
-    record |= {f"val_{name}": value for name, value in scores.items()}
+    """Loss and scores; of each modality's own head the one that selects, on clips that have it."""
+    task, truth_N = data.task, data.label[clips]
+    plain = task.plain(truth_N, found[WHOLE])
+    record = {"val_loss": plain[task.loss]}
+    record |= {f"val_{name}": plain[name] for name in task.shown}
     for m, name in enumerate(data.streams):
         here_N = data.present_NM[clips, m]
         if name in found and here_N.any():
-            said_N = found[name][here_N].argmax(axis=1)
-            own = metrics.scores(truth_N[here_N], said_N, len(data.classes))
-            record[f"head.{name}"] = own["macro_f1"]
+            own = task.scores(truth_N[here_N], task.decide(found[name][here_N]))
+            record[f"head.{name}"] = own[task.select]
     return record
 
 
 def head_losses(
     data: Dataset, clips: NDArray[np.int64], found: Mapping[str, NDArray[np.float64]]
 ) -> dict[str, float]:
-    """NLL of the whole model, and of each head on clips that have the modality, by name."""
+    """Loss of the whole model, and of each head on clips that have the modality, by name."""
     here = {name: data.present_NM[clips, m] for m, name in enumerate(data.streams)}
     here[WHOLE] = np.ones(len(clips), np.bool_)
     return {
-        name: nll(data.label[clips][here[name]], probabilities_NC[here[name]])
-        for name, probabilities_NC in found.items()
+        name: data.task.plain(data.label[clips][here[name]], said_NK[here[name]])[data.task.loss]
+        for name, said_NK in found.items()
         if here[name].any()
     }
 
 
-def better(record: Record, best: Record) -> bool:
-    """Higher macro-F1; among equals, lower loss."""
-    return (record["val_macro_f1"], -record["val_loss"]) > (best["macro_f1"], -best["loss"])
+def better(record: Record, best: Record, task: Task) -> bool:
+    """A higher score on validation; among equals, a lower loss."""
+    now = record[f"val_{task.select}"], -record["val_loss"]
+    return not best or now > (best[task.select], -best["loss"])

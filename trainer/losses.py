@@ -9,15 +9,13 @@ Shapes: B batch, M modality, C class.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
+from mmfuse.trainer.batch import Batch
 from mmfuse.trainer.config import TrainConfig
-from mmfuse.trainer.dataset import Batch, Dataset
 from mmfuse.trainer.model import Output
+from mmfuse.trainer.objectives import CrossEntropy, Objective
 
 WHOLE = "whole"  # the whole model, beside the names of modalities
 
@@ -30,11 +28,8 @@ class Shares:
     alone_M: tuple[float, ...]
 
 
-def shares_of(
-    label_W: Tensor, present_WM: Tensor, part: slice, weights_C: Tensor | None = None
-) -> Shares:
-    """Shares of a part of a window, on the CPU: of clips, or of the weights of their classes."""
-    weight_W = torch.ones(len(label_W)) if weights_C is None else weights_C[label_W]
+def shares_of(weight_W: Tensor, present_WM: Tensor, part: slice) -> Shares:
+    """Shares of a part of a window, on the CPU; `weight_W` is what its clips weigh."""
     here_M = present_WM[part].sum(dim=0) / present_WM.sum(dim=0).clamp(min=1)
     return Shares(float(weight_W[part].sum() / weight_W.sum()), tuple(here_M.tolist()))
 
@@ -43,8 +38,7 @@ def terms_of(
     output: Output,
     batch: Batch,
     present_BM: Tensor,
-    config: TrainConfig,
-    weights_C: Tensor | None = None,
+    objective: Objective,
     shares: Shares | None = None,
 ) -> dict[str, Tensor]:
     """The loss of the whole model and of each head, by name; a head's is over clips that have it.
@@ -53,19 +47,15 @@ def terms_of(
         output: what the model says.
         batch: a window, or a part of it.
         present_BM: which modalities the model was shown.
-        config: `[train]`.
-        weights_C: of classes.
+        objective: the loss.
         shares: of this part in its window; all, where it is left out.
     """
-    smoothing = config.label_smoothing
-    whole = F.cross_entropy(output.logits_BC, batch.label_B, weights_C, label_smoothing=smoothing)
+    whole = objective.mean(output.logits_BC, batch.label_B)
     terms = {WHOLE: whole * shares.whole if shares else whole}
     for m, (name, logits_BC) in enumerate(output.unimodal.items()):
-        losses_B = F.cross_entropy(
-            logits_BC, batch.label_B, weights_C, reduction="none", label_smoothing=smoothing
-        )
-        here_B = present_BM[:, m]
-        alone = torch.where(here_B, losses_B, torch.zeros(())).sum() / here_B.sum().clamp(min=1)
+        losses_B, here_B = objective.each(logits_BC, batch.label_B), present_BM[:, m]
+        kept_B = torch.where(here_B, losses_B, torch.zeros_like(losses_B))
+        alone = kept_B.sum() / here_B.sum().clamp(min=1)
         terms[name] = alone * shares.alone_M[m] if shares else alone
     return terms
 
@@ -79,20 +69,7 @@ def weighed(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor
     return whole
 
 
-def loss_of(
-    output: Output,
-    batch: Batch,
-    present_BM: Tensor,
-    config: TrainConfig,
-    weights_C: Tensor | None = None,
-) -> Tensor:
-    """The loss of a batch by itself, heads weighing `train.unimodal_weight` each."""
-    terms = terms_of(output, batch, present_BM, config, weights_C)
+def loss_of(output: Output, batch: Batch, present_BM: Tensor, config: TrainConfig) -> Tensor:
+    """The loss of a batch of classes by itself, heads weighing `train.unimodal_weight` each."""
+    terms = terms_of(output, batch, present_BM, CrossEntropy(config.label_smoothing))
     return weighed(terms, {WHOLE: 1.0} | dict.fromkeys(output.unimodal, config.unimodal_weight))
-
-
-def class_weights(data: Dataset, clips: NDArray[np.int64]) -> Tensor:
-    """Inverse frequency of each class over clips, with mean 1 over clips: (C,)."""
-    counts = np.bincount(data.label[clips], minlength=len(data.classes))
-    weights = len(clips) / (len(data.classes) * np.maximum(counts, 1))
-    return torch.from_numpy(weights).float()

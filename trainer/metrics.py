@@ -92,16 +92,24 @@ def auroc(truth_N: Classes, probabilities_NC: NDArray[np.float64]) -> float:
 
     Source: the rank form, Hanley & McNeil, Radiology 143 (1982), with ties at half.
     """
-    areas = []
-    for c in range(probabilities_NC.shape[1]):
-        here_N = truth_N == c
-        n = int(here_N.sum())
-        if 0 < n < len(truth_N):
-            values, place_N = np.unique(probabilities_NC[:, c], return_inverse=True)
-            ties = np.bincount(place_N, minlength=len(values))
-            rank_N = (np.cumsum(ties) - (ties - 1) / 2)[place_N]
-            areas.append((rank_N[here_N].sum() - n * (n + 1) / 2) / (n * (len(truth_N) - n)))
-    return float(np.mean(areas)) if areas else float("nan")
+    areas = [area(truth_N == c, probabilities_NC[:, c]) for c in range(probabilities_NC.shape[1])]
+    known = [one for one in areas if one is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def area(here_N: NDArray[np.bool_], score_N: NDArray[np.float64]) -> float | None:
+    """Area under the ROC curve of a score that tells who is here; None if all are, or nobody is."""
+    n = int(here_N.sum())
+    if not 0 < n < len(here_N):
+        return None
+    return float((ranks(score_N)[here_N].sum() - n * (n + 1) / 2) / (n * (len(here_N) - n)))
+
+
+def ranks(values_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Place of each value, from 1; equal ones share the mean of theirs."""
+    values, place_N = np.unique(values_N, return_inverse=True)
+    ties = np.bincount(place_N, minlength=len(values))
+    return np.asarray((np.cumsum(ties) - (ties - 1) / 2)[place_N], dtype=np.float64)
 
 
 def bootstrap(
@@ -142,11 +150,15 @@ def paired_bootstrap(
     ours, theirs = scores(truth_N, predicted_N, classes), scores(truth_N, against_N, classes)
     found = {}
     for name, score in (SCORES if groups_N is None else _OF_GROUPS).items():
-        differences = score(drawn[0]) - score(drawn[1])
-        below, above = (differences <= 0).sum() + 1, (differences >= 0).sum() + 1
-        p = min(1.0, 2 * float(min(below, above)) / (resamples + 1))
-        found[name] = Difference(ours[name] - theirs[name], *percentiles(differences), p)
+        found[name] = difference(ours[name] - theirs[name], score(drawn[0]) - score(drawn[1]))
     return found
+
+
+def difference(value: float, differences_R: NDArray[np.float64]) -> Difference:
+    """A difference with the interval and the p of its resamples."""
+    below, above = (differences_R <= 0).sum() + 1, (differences_R >= 0).sum() + 1
+    p = min(1.0, 2 * float(min(below, above)) / (len(differences_R) + 1))
+    return Difference(value, *percentiles(differences_R), p)
 
 
 def resampled_scores(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mmfuse.features.spec import StreamSpec
+from mmfuse.trainer.batch import Batch
 from mmfuse.trainer.config import ModelConfig
-from mmfuse.trainer.dataset import Batch
 from mmfuse.trainer.encoders import build_encoder
 from mmfuse.trainer.fine_tuned import FineTunedEncoder
 from mmfuse.trainer.fusion import build_fusion

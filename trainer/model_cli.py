@@ -113,7 +113,7 @@ def export(
         result = write(run, form, out or run.with_name(f"{run.name}-{form}"))
         lines = [f"{result['out']}: {', '.join(result['files'])}"]
         if result["parity"] is not None:
-            lines.append(f"logits differ by {result['parity']:.1e} at most, over all subsets")
+            lines.append(f"outputs differ by {result['parity']:.1e} at most, over all subsets")
         lines.append(f"Next: mmtrain predict {result['out']} --corpus CORPUS")
         show(result, lines, as_json=as_json)
 

@@ -1,6 +1,6 @@
 """What a trained model says of clips: those of a store, or raw ones, whose features are made first.
 
-Shapes: N clip, C class.
+Shapes: N clip, K output of the task.
 """
 
 import csv
@@ -26,6 +26,7 @@ from mmfuse.trainer.load import streams_like
 from mmfuse.trainer.loop import predict, reproducible
 from mmfuse.trainer.raw_clips import Made, Reasons, chosen, make_features, write_selection
 from mmfuse.trainer.saved import Saved, load_saved
+from mmfuse.trainer.task import Task
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 
@@ -48,14 +49,15 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """One row a clip: `id`, `split` and `label` where known, `predicted`, `probability`, `saw` (the
-    modalities in use), `reason` (what could not be used; "" if all could), `p:<class>` of each.
+    """One row a clip: `id`, `split` and `label` where known, `predicted`, of classes `probability`,
+    `saw` (the modalities in use), `reason` (what could not be used; "" if all could), and of
+    classes and labels `p:<class>` of each.
 
     A clip of which nothing could be used has no prediction.
     """
 
     rows: list[dict[str, Any]]
-    classes: list[str]
+    task: Task
     made: Made | None
 
     @property
@@ -69,7 +71,8 @@ class Predictions:
             "run": str(run),
             "clips": len(self.rows),
             "failed": self.failed,
-            "classes": self.classes,
+            "task": self.task.name,
+            "classes": list(self.task.classes),
             "features": self.made
             and {"commands": self.made.commands, "seconds": round(self.made.seconds, 3)},
             **({"predictions": self.rows} if out is None else {"out": str(out)}),
@@ -77,7 +80,7 @@ class Predictions:
 
 
 def predict_clips(run: Path, asked: Asked) -> Predictions:
-    """Class probabilities of clips, from whole clips.
+    """What a model says of clips, from whole clips.
 
     Args:
         run: folder of a run or of an export.
@@ -129,32 +132,30 @@ def _asked(
     everything = np.arange(len(data))
     with reproducible(saved.config.train.seed, saved.config.train.threads):
         asked_N = everything[data.present_NM.any(axis=1)]
-        found_NC = np.full((len(data), len(saved.classes)), np.nan)
-        found_NC[asked_N] = predict(
+        found_NK = np.full((len(data), saved.task.outputs), np.nan)
+        found_NK[asked_N] = predict(
             saved.model, data, asked_N, batch_size=saved.config.eval.batch_size
         )
     why = _reasons(clips, data, store, reasons)
     rows = []
     for n, clip in enumerate(clips):
-        p_C, seen = found_NC[n], data.present_NM[n]
-        best = int(np.nan_to_num(p_C, nan=-1).argmax())
-        known = bool(seen.any())
+        said_K, seen = found_NK[n], data.present_NM[n]
+        verdict: dict[str, Any] = saved.task.verdict(said_K)
+        parts: dict[str, Any] = saved.task.parts(said_K)
+        if not seen.any():
+            verdict, parts = dict.fromkeys(verdict), dict.fromkeys(parts)
         rows.append(
             {
                 "id": clip.id,
                 "split": clip.split,
-                "label": clip.label,
-                "predicted": saved.classes[best] if known else None,
-                "probability": float(p_C[best]) if known else None,
+                "label": saved.task.shown_label(clip.label),
+                **verdict,
                 "saw": "+".join(m for m, here in zip(data.streams, seen, strict=True) if here),
                 "reason": why[n],
-            }
-            | {
-                f"p:{name}": float(p) if known else None
-                for name, p in zip(saved.classes, p_C, strict=True)
+                **parts,
             }
         )
-    return Predictions(rows, saved.classes, made)
+    return Predictions(rows, saved.task, made)
 
 
 def dataset_of(saved: Saved, clips: Sequence[Clip], store: FeatureStore) -> Dataset:
@@ -162,10 +163,10 @@ def dataset_of(saved: Saved, clips: Sequence[Clip], store: FeatureStore) -> Data
     return Dataset(
         [clip.id for clip in clips],
         [clip.split or "" for clip in clips],
-        [clip.label if isinstance(clip.label, str) else None for clip in clips],
+        [clip.label for clip in clips],
         streams_like(store, saved.config, saved.specs),
         [clip.group for clip in clips],
-        classes=saved.classes,
+        task=saved.task,
     )
 
 
@@ -218,7 +219,8 @@ def write_table(path: Path, found: Predictions) -> None:
         writer.writerows(found.rows)
         write_durably(path, text.getvalue().encode())
     else:
-        numbers = {"probability", *(f"p:{name}" for name in found.classes)}
+        numbers = {"probability", *(f"p:{name}" for name in found.task.classes)}
+        numbers |= found.task.numbers
         schema = pa.schema([(n, pa.float64() if n in numbers else pa.string()) for n in names])
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(found.rows, schema=schema), sink, compression="zstd")

@@ -1,5 +1,6 @@
-"""A line on stderr while a run trains: epochs, loss, validation macro-F1, the best so far."""
+"""A line on stderr while a run trains: epochs, loss, validation score, the best so far."""
 
+import math
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ class Progress:
     """Shows how far training is, where a person watches; says nothing into a file or if quiet."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet, self._best = quiet, 0.0
+        self._quiet, self._best = quiet, -math.inf
         self._bar: Bar | None = None
 
     def __enter__(self) -> "Progress":
@@ -53,13 +54,17 @@ class Progress:
         """One epoch more is done."""
         if self._bar is None:
             return
-        self._best = max(self._best, record["val_macro_f1"])
+        from mmfuse.trainer.tasks import TASKS, TITLES
+
+        select = TASKS[config.train.task].select
+        score = record[f"val_{select}"]
+        self._best = max(self._best, score)
         self._bar.update(
             self._task,
             total=config.train.epochs,
             completed=record["epoch"],
-            description=f"loss {record['train_loss']:.3f}, validation macro-F1 "
-            f"{record['val_macro_f1']:.3f}, best {self._best:.3f}",
+            description=f"loss {record['train_loss']:.3f}, validation {TITLES[select]} "
+            f"{score:.3f}, best {self._best:.3f}",
         )
 
     def warn(self, text: str) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmfuse.features.clip import Clip
 from mmfuse.features.corpus import open_corpus
 from mmfuse.features.errors import ConfigError
@@ -19,6 +17,7 @@ from mmfuse.trainer.loop import reproducible
 from mmfuse.trainer.predictions import dataset_of
 from mmfuse.trainer.raw_clips import chosen
 from mmfuse.trainer.saved import Saved, load_saved
+from mmfuse.trainer.task import Named
 
 
 def score(
@@ -61,13 +60,13 @@ def score(
             saved.config,
             {split: split},
             temperature=_temperature(run),
-            commonest=int(np.argmax(saved.counts)),
         )
     return {
         "run": str(run),
         "corpus": str(path),
         "store": str(stored),
         "split": split,
+        "task": saved.task.name,
         **scores,
         "present": {name: int(data.present_NM[:, m].sum()) for m, name in enumerate(data.streams)},
     }
@@ -76,11 +75,12 @@ def score(
 def _known(saved: Saved, clips: list[Clip], where: str) -> None:
     if not clips:
         raise ConfigError(f"{where}: no clip has a label; `mmtrain predict` needs none")
-    strange = sorted({str(clip.label) for clip in clips} - set(saved.classes))
-    if strange:
+    saved.task.refuse([Named(clip.id, clip.label) for clip in clips], where)
+    strange = saved.task.unknown([clip.label for clip in clips])
+    if strange is not None:
         raise ConfigError(
-            f"{where}: label {strange[0]!r} is none of the model's classes "
-            f"({', '.join(saved.classes)}); map labels to these, or take such clips out"
+            f"{where}: label {strange!r} is none of the model's classes "
+            f"({', '.join(saved.task.classes)}); map labels to these, or take such clips out"
         )
 
 
@@ -88,4 +88,4 @@ def _temperature(run: Path) -> float:
     """The run's own; 1 where there is no result beside the model."""
     if not (run / folder.RESULT).is_file():
         return 1.0
-    return float(folder.read_result(run)["calibration"]["temperature"])
+    return float(folder.read_result(run).get("calibration", {}).get("temperature", 1.0))

@@ -1,6 +1,6 @@
 """One run: configuration -> dataset -> model -> fit -> scores, in a folder of its own.
 
-Shapes: N clip, C class.
+Shapes: N clip, K output of the task.
 """
 
 import platform
@@ -110,11 +110,12 @@ def conclude(
     """
     path = run.path
     save_model(path / folder.MODEL, model, config, data, store)
-    scores, probabilities_NC = evaluate(model, data, config)
-    write_predictions(path / folder.PREDICTIONS, data, probabilities_NC)
+    scores, said_NK = evaluate(model, data, config)
+    write_predictions(path / folder.PREDICTIONS, data, said_NK)
     result = {
         **scores,
         "name": config.name,
+        "task": data.task.name,
         "seed": config.train.seed,
         "modalities": list(model.modalities),
         "classes": data.classes,
@@ -151,7 +152,7 @@ def build_model(config: RunConfig, data: Dataset) -> FusionModel:
     model = FusionModel(
         config.model,
         data.specs,
-        len(data.classes),
+        data.task.outputs,
         unimodal_heads=taught or watched,
         detached=not taught,
     )
@@ -161,21 +162,21 @@ def build_model(config: RunConfig, data: Dataset) -> FusionModel:
     return model
 
 
-def write_predictions(path: Path, data: Dataset, probabilities_NC: NDArray[np.float64]) -> None:
+def write_predictions(path: Path, data: Dataset, said_NK: NDArray[np.float64]) -> None:
     """id, split, label, predicted, p:<class> of each class, of validation and test clips.
 
     And their group, where the corpus has groups; a clip without one is a group by itself.
     """
-    clips = np.concatenate([data.clips_of(split) for split in SCORED.values()])
+    task, clips = data.task, np.concatenate([data.clips_of(split) for split in SCORED.values()])
     columns: dict[str, Any] = {
         "id": [data.ids[clip] for clip in clips],
         "split": data.split[clips].tolist(),
-        "label": [data.classes[c] for c in data.label[clips]],
-        "predicted": [data.classes[c] for c in probabilities_NC.argmax(axis=1)],
+        "label": [task.label(truth) for truth in data.label[clips]],
+        "predicted": [task.verdict(said_K)["predicted"] for said_K in said_NK],
     }
     groups = data.groups_of(clips)
     if groups is not None:
         columns["group"] = groups.tolist()
-    for c, name in enumerate(data.classes):
-        columns[f"p:{name}"] = probabilities_NC[:, c]
+    for c, name in enumerate(task.classes):
+        columns[f"p:{name}"] = said_NK[:, c]
     pq.write_table(pa.table(columns), path, compression="zstd")

@@ -1,7 +1,8 @@
 """A trained model on disk: weights as safetensors, and in their header all that builds the model.
 
-That is `[model]`, the specs of its streams, the names of its classes, how many train clips each of
-them had, and the tokenizer behind its text, so that the folder needs neither corpus nor store.
+That is `[model]`, the specs of its streams, the task (of classes their names, and how many train
+clips each of them had), and the tokenizer behind its text, so that the folder needs neither corpus
+nor store.
 """
 
 import json
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -22,22 +22,23 @@ from mmfuse.trainer import folder
 from mmfuse.trainer.config import ModelConfig, RunConfig, load_run_config
 from mmfuse.trainer.dataset import Dataset
 from mmfuse.trainer.model import FusionModel
+from mmfuse.trainer.task import Task
+from mmfuse.trainer.tasks import SingleLabel, task_of
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
     """What the folder of a run, or of an export, holds.
 
-    `specs` has the first stream of each modality in use. `counts` are train clips of each class.
-    `tokenizer` is JSON; None, where no text is tokenized or the store did not have it.
+    `specs` has the first stream of each modality in use. `tokenizer` is JSON; None, where no text
+    is tokenized or the store did not have it.
     """
 
     path: Path
     model: FusionModel
     config: RunConfig
     specs: Mapping[str, StreamSpec]
-    classes: list[str]
-    counts: list[int]
+    task: Task
     tokenizer: str | None
 
 
@@ -45,14 +46,15 @@ def save_model(
     path: Path, model: FusionModel, config: RunConfig, data: Dataset, store: FeatureStore
 ) -> None:
     """Weights as safetensors; the header says what `load_saved` needs."""
-    counts = np.bincount(data.label[data.clips_of("train")], minlength=len(data.classes))
     header: dict[str, Any] = {
         "model": config.model.model_dump(mode="json", exclude_none=True),
         "specs": {name: spec.to_json() for name, spec in data.specs.items()},
         "classes": data.classes,
-        "train_clips": counts.tolist(),
+        "train_clips": list(data.task.counts),
         "unimodal_heads": bool(model.unimodal),
     }
+    if data.task.name != "single":
+        header["task"] = data.task.to_json()
     if "text" in data.specs and (found := stored_tokenizer(store.path, data.specs["text"])):
         header["tokenizer"] = found
     # one key: safetensors writes several in an order that differs from file to file
@@ -60,7 +62,7 @@ def save_model(
 
 
 def load_model(path: Path) -> tuple[FusionModel, list[str]]:
-    """The model that a run left in a folder, in evaluation mode, and the names of its classes.
+    """The model that a run left in a folder, in evaluation mode, and the names of its outputs.
 
     Raises:
         ConfigError: there is none, or it is damaged.
@@ -86,10 +88,15 @@ def load_saved(path: Path) -> Saved:
         model,
         load_run_config(path / folder.RESOLVED),
         {name: StreamSpec.from_json(spec) for name, spec in header["specs"].items()},
-        header["classes"],
-        header["train_clips"],
+        _task(header),
         header.get("tokenizer"),
     )
+
+
+def _task(header: Mapping[str, Any]) -> Task:
+    if "task" in header:
+        return task_of(header["task"])
+    return SingleLabel(header["classes"], header.get("train_clips", []))
 
 
 def _read(path: Path) -> tuple[FusionModel, dict[str, Any]]:
@@ -109,7 +116,7 @@ def _read(path: Path) -> tuple[FusionModel, dict[str, Any]]:
     model = FusionModel(
         ModelConfig.model_validate(header["model"]),
         {name: StreamSpec.from_json(spec) for name, spec in header["specs"].items()},
-        len(header["classes"]),
+        _task(header).outputs,
         unimodal_heads=header["unimodal_heads"],
     )
     model.load_state_dict(weights)

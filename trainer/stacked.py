@@ -20,12 +20,14 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmfuse.features.errors import ConfigError
+from mmfuse.trainer.batch import Batch
 from mmfuse.trainer.config import TrainConfig
-from mmfuse.trainer.dataset import Batch, Dataset
+from mmfuse.trainer.dataset import Dataset
 from mmfuse.trainer.draws import Recorder, Replay, Request, draw, stack
 from mmfuse.trainer.loop import better, validated
-from mmfuse.trainer.losses import WHOLE, class_weights
+from mmfuse.trainer.losses import WHOLE
 from mmfuse.trainer.model import FusionModel, Output, drop_modalities
+from mmfuse.trainer.objectives import class_weights
 from mmfuse.trainer.optim import build_optimizer, factor, set_rates
 from mmfuse.trainer.state import Fit
 
@@ -132,7 +134,9 @@ class Trainer:
         self.fits = [Fit() for _ in models]
         self.best = [row.clone() for row in self.flat.all_KP]
         self.clips = data.clips_of("train")
-        self.weights_C = class_weights(data, self.clips) if self.one.class_weights else None
+        self.weights_C = None
+        if self.one.class_weights:
+            self.weights_C = class_weights(data.label[self.clips], len(data.classes))
         self.resident = {name: data.resident(name) for name in data.layers}
         self._requests: dict[Any, list[Request]] = {}
 
@@ -268,7 +272,7 @@ class Trainer:
                 **validated(self.data, clips, own),
             }
             fit.records.append(record)
-            if better(record, fit.best):
+            if better(record, fit.best, self.data.task):
                 fit.best = {n.removeprefix("val_"): v for n, v in record.items() if "val_" in n}
                 fit.best_epoch = epoch
                 self.best[k] = weights_KP[i].clone()

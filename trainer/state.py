@@ -5,7 +5,6 @@ What is a pure function of step, epoch and seed (rates, order, views) is not in 
 
 import copy
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -29,7 +28,7 @@ class Fit:
     """What training left: the best weights are in the model."""
 
     best_epoch: int = 0
-    best: Record = field(default_factory=lambda: {"macro_f1": -1.0, "loss": math.inf})
+    best: Record = field(default_factory=dict)
     steps: int = 0
     records: list[Record] = field(default_factory=list)
     interrupted: bool = False
@@ -88,11 +87,8 @@ class State:
         tensors["norms.smooth"] = self.norms.smooth_M
         if self.losses:
             tensors["losses"] = torch.stack(self.losses)
-        fitted = asdict(self.fit)
-        if not self.fit.best_epoch:
-            del fitted["best"]  # JSON has no infinity
         return tensors, {
-            "fit": json.dumps(fitted),  # as text, in which keys keep their order
+            "fit": json.dumps(asdict(self.fit)),  # as text, in which keys keep their order
             "epoch": self.epoch,
             "done": self.done,
             "crops": self.crops.bit_generator.state,

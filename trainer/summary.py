@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmfuse.trainer.task import Task
+from mmfuse.trainer.tasks import TASKS, TITLES
+
 if TYPE_CHECKING:
     from mmfuse.trainer.predictions import Predictions
 
@@ -44,20 +47,24 @@ def eval_lines(result: Mapping[str, Any]) -> list[str]:
 
 def _score_lines(result: Mapping[str, Any], splits: Mapping[str, str]) -> list[str]:
     """A row a split, named as it is shown; the last one at the temperature, too."""
-    rows = [["", "clips", "accuracy", "95 %", "macro-F1", "95 %", "AUROC", "NLL", "ECE"]]
+    task = _task(result)
+    heads = (cell for name in task.shown for cell in (TITLES[name], "95 %"))
+    rows = [["", "clips", *heads, *(TITLES[name] for name in task.also)]]
     rows += [
         [
             shown,
             str(result[name]["clips"]),
-            *_with_intervals(result[name]),
-            *_probabilistic(result[name]),
+            *_with_intervals(result[name], task.shown),
+            *_numbers(result[name], task.also),
         ]
         for shown, name in splits.items()
     ]
     shown, name = list(splits.items())[-1]
-    scaled = result["calibration"]
-    at = f"{shown} at T = {scaled['temperature']:.2f}"
-    rows.append([at, *[""] * 6, *_probabilistic(scaled[name])[1:]])
+    if task.probable:
+        scaled = result["calibration"]
+        at = f"{shown} at T = {scaled['temperature']:.2f}"
+        blank = [""] * (1 + 2 * len(task.shown))
+        rows.append([at, *blank, *_numbers(scaled[name], task.also)])
     drawn = result[name]["drawn"]
     groups = f"Intervals draw whole groups: {drawn.get('groups')} on {shown}."
     return [*table(rows), *([groups] if "groups" in drawn else [])]
@@ -68,22 +75,20 @@ def _modality_lines(result: Mapping[str, Any], split: str) -> list[str]:
     subsets = result.get("subsets", {})
     if len(subsets) < 2:
         return []
-    rows = [[f"seen on {split}", "accuracy", "macro-F1"]]
-    rows += [
-        [name, f"{of[split]['accuracy']:.3f}", f"{of[split]['macro_f1']:.3f}"]
-        for name, of in subsets.items()
-    ]
+    task = _task(result)
+    rows = [[f"seen on {split}", *(TITLES[name] for name in task.shown)]]
+    rows += [[name, *_numbers(of[split], task.shown)] for name, of in subsets.items()]
     lines = ["", *table(rows)]
     missing, curves = result["robustness"]["missing"], result["robustness"][split]
-    worth, gates = result["shapley"][split]["macro_f1"], result.get("gates")
-    head = [f"macro-F1 on {split}", "worth", *(["gate"] if gates else [])]
+    worth, gates = result["shapley"][split][task.select], result.get("gates")
+    head = [f"{TITLES[task.select]} on {split}", "worth", *(["gate"] if gates else [])]
     rows = [[*head, *(f"{share:.0%} lost" for share in missing)]]
     for name, curve in curves.items():
         row = [name, f"{worth[name]:+.3f}" if name in worth else ""]
         if gates:
             weight = gates[split]["mean"].get(name)
             row.append("" if weight is None else f"{weight:.2f}")
-        rows.append([*row, *(f"{value:.3f}" for value in curve["macro_f1"])])
+        rows.append([*row, *(f"{value:.3f}" for value in curve[task.select])])
     return [*lines, "", *table(rows)]
 
 
@@ -91,7 +96,9 @@ def _gradient_lines(result: Mapping[str, Any]) -> list[str]:
     """In the last epoch: how each encoder moved, and what its own head knows; a warning."""
     if len(result["gradients"]) < 2:
         return []
-    rows = [["last epoch", "gradient", "update / weights", "own head, macro-F1"]]
+    rows = [
+        ["last epoch", "gradient", "update / weights", f"own head, {TITLES[_task(result).select]}"]
+    ]
     rows += [
         [
             name,
@@ -114,29 +121,30 @@ def _gradient_lines(result: Mapping[str, Any]) -> list[str]:
 def compare_lines(comparison: Mapping[str, Any]) -> list[str]:
     """One row a run, the differences from the reference beside it; means over seeds below."""
     against = comparison["against"]
-    head = ["run", "seed", "modalities", "accuracy", "95 %", "macro-F1", "95 %"]
+    task = _task(comparison)
+    title, mcnemar = TITLES[task.select], task.right_or_wrong
+    head = ["run", "seed", "modalities"]
+    head += [cell for name in task.shown for cell in (TITLES[name], "95 %")]
     if against is not None:
-        head += ["macro-F1 more", "95 %", "p", "McNemar p"]
+        head += [f"{title} more", "95 %", "p", *(["McNemar p"] if mcnemar else [])]
     rows = [head]
     for run in comparison["runs"]:
-        row = [run["run"], str(run["seed"]), "+".join(run["modalities"]), *_with_intervals(run)]
+        row = [run["run"], str(run["seed"]), "+".join(run["modalities"])]
+        row += _with_intervals(run, task.shown)
         difference = run.get("difference")
         if difference is not None:
-            f1 = difference["macro_f1"]
-            row += [f"{f1['value']:+.3f}", _interval(f1["low"], f1["high"], "+.3f")]
-            row += [_p(f1["p"]), _p(run["mcnemar_p"])]
+            more = difference[task.select]
+            row += [f"{more['value']:+.3f}", _interval(more["low"], more["high"], "+.3f")]
+            row += [_p(more["p"]), *([_p(run["mcnemar_p"])] if mcnemar else [])]
         elif against is not None:
-            row += ["reference", "", "", ""]
+            row += ["reference", "", "", *([""] if mcnemar else [])]
         rows.append(row)
     lines = [f"{comparison['clips']} test clips, the same for every run", *table(rows)]
     if comparison["seeds"]:
-        rows = [["mean over seeds", "runs", "accuracy", "sd", "macro-F1", "sd"]]
+        means = [key for name in task.shown for key in (name, f"{name}_sd")]
+        rows = [["mean over seeds", "runs", *(TITLES.get(key, "sd") for key in means)]]
         rows += [
-            [
-                group["name"],
-                str(group["runs"]),
-                *(f"{group[key]:.3f}" for key in _MEANS),
-            ]
+            [group["name"], str(group["runs"]), *_numbers(group, means)]
             for group in comparison["seeds"]
         ]
         lines += ["", *table(rows)]
@@ -145,9 +153,10 @@ def compare_lines(comparison: Mapping[str, Any]) -> list[str]:
     else:
         lines += ["", f"Differences are paired, on the same clips, from {against}."]
     if comparison["groups"]:
-        lines.append(
-            f"Intervals and p draw {comparison['groups']} groups of clips; McNemar counts clips."
-        )
+        counts = "; McNemar counts clips" if mcnemar else ""
+        lines.append(f"Intervals and p draw {comparison['groups']} groups of clips{counts}.")
+    if not mcnemar:
+        lines.append("McNemar's test is for answers that are right or wrong, not for this task.")
     return lines
 
 
@@ -158,11 +167,10 @@ def prediction_lines(found: "Predictions", out: Path | None) -> list[str]:
         lines = [f"Features made as for training, {found.made.seconds:.1f} s, by:"]
         lines += [f"  {command}" for command in found.made.commands]
     if out is None:
-        rows = [["id", "predicted", "p", "label", "saw", "reason"]]
-        for row in found.rows:
-            p = "" if row["probability"] is None else f"{row['probability']:.3f}"
-            cells = (row[name] or "" for name in ("label", "saw", "reason"))
-            rows.append([row["id"], row["predicted"] or "", p, *cells])
+        names = ["predicted", "probability", "label", "saw", "reason"]
+        names = [name for name in names if name in found.rows[0]]
+        rows = [["id", *("p" if name == "probability" else name for name in names)]]
+        rows += [[row["id"], *(_cell(row[name]) for name in names)] for row in found.rows]
         lines += table([row[:-1] if found.failed == 0 else row for row in rows])
     else:
         lines.append(f"{len(found.rows)} clips in {out}")
@@ -182,13 +190,13 @@ def sweep_lines(found: Mapping[str, Any]) -> list[str]:
             for value in (row[split]["mean"], row[split]["sd"])
         ]
         rows.append([said, str(row["runs"]), *cells, f"{row['best_test']:.3f}"])
-    lines = [f"macro-F1 of {len(found['runs'])} runs, {found['seconds']:.1f} s", *table(rows)]
+    lines = [
+        f"{TITLES[found['score']]} of {len(found['runs'])} runs, {found['seconds']:.1f} s",
+        *table(rows),
+    ]
     lines += [f"{n} runs one after the other: {why}" for why, n in found["queued"].items()]
     best = found["best"]["run"]
     return [*lines, "", f"Next: mmtrain compare {best} OTHER_RUN"]
-
-
-_MEANS = ("accuracy", "accuracy_sd", "macro_f1", "macro_f1_sd")
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -203,21 +211,23 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _with_intervals(scores: Mapping[str, Any]) -> list[str]:
+def _task(result: Mapping[str, Any]) -> type[Task]:
+    return TASKS[result.get("task", "single")]
+
+
+def _with_intervals(scores: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     return [
-        cell
-        for name in ("accuracy", "macro_f1")
-        for cell in (f"{scores[name]:.3f}", _interval(*scores[f"{name}_95"]))
+        cell for name in names for cell in (f"{scores[name]:.3f}", _interval(*scores[f"{name}_95"]))
     ]
 
 
-def _probabilistic(scores: Mapping[str, Any]) -> list[str]:
-    area = scores.get("auroc")
-    return [
-        "" if area is None else f"{area:.3f}",
-        f"{scores['nll']:.3f}",
-        f"{scores['ece']:.3f}",
-    ]
+def _numbers(scores: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Cells of scores; empty where there is none."""
+    return ["" if scores.get(name) is None else f"{scores[name]:.3f}" for name in names]
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else value or ""
 
 
 def _p(value: float) -> str:

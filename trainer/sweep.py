@@ -31,6 +31,8 @@ from mmfuse.trainer.load import load_dataset
 from mmfuse.trainer.loop import reproducible
 from mmfuse.trainer.run import build_model, conclude, to_toml, train
 from mmfuse.trainer.stacked import Trainer
+from mmfuse.trainer.task import Task
+from mmfuse.trainer.tasks import TASKS
 
 SWEEP = "sweep.json"
 _SIDE_BY_SIDE = {"seed", "lr", "weight_decay", "patience"}  # and every dropout of the model
@@ -242,6 +244,7 @@ def _summary(points: Sequence[Point], root: Path, seconds: float) -> dict[str, A
     return {
         "out": str(root),
         "seconds": round(seconds, 3),
+        "score": _task(best).select,
         "points": [_row(json.loads(key), several) for key, several in rows.items()],
         "best": {"run": str(best.out), "settings": best.settings, **_scores(best)},
         "runs": [
@@ -256,11 +259,16 @@ def _summary(points: Sequence[Point], root: Path, seconds: float) -> dict[str, A
 
 
 def _merit(point: Point) -> tuple[float, float]:
-    return point.result["val"]["macro_f1"], -point.result["val"]["nll"]
+    task, val = _task(point), point.result["val"]
+    return val[task.select], -val[task.loss]
+
+
+def _task(point: Point) -> type[Task]:
+    return TASKS[point.config.train.task]
 
 
 def _scores(point: Point) -> dict[str, float]:
-    return {split: point.result[split]["macro_f1"] for split in ("val", "test")}
+    return {split: point.result[split][_task(point).select] for split in ("val", "test")}
 
 
 def _row(settings: dict[str, Any], points: Sequence[Point]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,14 +96,21 @@ def write_config(folder, modalities, fusion="late", **train):
 
 
 @pytest.fixture
-def plant(tmp_path):
-    """`plant(label_of, counts, modalities, fusion, missing, **train)` writes all three.
+def plant(tmp_path, plant_in):
+    """`plant(label_of, counts, modalities, fusion, missing, **train)` writes all three."""
+    return partial(plant_in, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def plant_in():
+    """As `plant`, into a folder that is given first.
 
     `label_of` turns the bits of a clip, by modality, into its label. `missing` is the share of
     modalities left out; text is never missing. `group_of` turns a clip's number into its group.
     """
 
     def write(
+        folder,
         label_of=lambda bits: f"{bits['text']}{bits['midi']}",
         counts=(40, 16, 20),
         modalities=("text", "audio", "midi"),
@@ -114,7 +122,7 @@ def plant(tmp_path):
         rng = np.random.default_rng(11)
         splits = np.repeat(["train", "validation", "test"], counts).tolist()
         lines = []
-        with StoreWriter(tmp_path / "s.zarr") as writer:
+        with StoreWriter(folder / "s.zarr") as writer:
             streams = {name: writer.stream(spec) for name, spec in SPECS.items()}
             for number, split in enumerate(splits):
                 bits = {name: int(rng.integers(2)) for name in SPECS}
@@ -127,9 +135,9 @@ def plant(tmp_path):
                 if group_of:
                     row["group"] = group_of(number)
                 lines.append(json.dumps(row))
-        (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
-        write_config(tmp_path, modalities, fusion, **train)
-        return Planted(tmp_path)
+        (folder / "manifest.jsonl").write_text("\n".join(lines))
+        write_config(folder, modalities, fusion, **train)
+        return Planted(folder)
 
     return write
 
@@ -140,7 +148,7 @@ def specs():
     return SPECS
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def configure():
     """`configure(folder, modalities, fusion, **train)` writes another run.toml."""
     return write_config

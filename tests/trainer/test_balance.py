@@ -19,8 +19,10 @@ from mmfuse.trainer.balance import (
 from mmfuse.trainer.checkpoint import Checkpoints
 from mmfuse.trainer.loop import reproducible, slices
 from mmfuse.trainer.losses import WHOLE, shares_of, terms_of, weighed
+from mmfuse.trainer.objectives import CrossEntropy
 from mmfuse.trainer.run import build_model, train
 
+PLAIN = CrossEntropy(0.05)
 ALL = ("text", "audio", "midi")
 KINDS = ("ogm_ge", "mmpareto", "gradient_blending")
 
@@ -125,8 +127,8 @@ def settled(config, data, model, size, clips=21):
     for part in slices(clips, size):
         batch = data.gather(plan[part])
         output = model(batch)
-        shares = shares_of(plan.label_B, plan.present_BM, part)
-        terms = terms_of(output, batch, batch.present_BM, config.train, None, shares)
+        shares = shares_of(torch.ones(len(plan.label_B)), plan.present_BM, part)
+        terms = terms_of(output, batch, batch.present_BM, PLAIN, shares)
         balance.look(terms, output, batch, batch.present_BM)
         weighed(terms, balance.weights).backward()
     balance.settle(3, 1)
@@ -192,11 +194,11 @@ def test_ogm_acts_only_between_its_epochs(ready):
 
 
 def test_heads_without_a_weight_look_on_and_teach_encoders_nothing(ready):
-    config, data, model = ready("train.balance=ogm_ge", "train.unimodal_weight=0")
+    _, data, model = ready("train.balance=ogm_ge", "train.unimodal_weight=0")
     assert set(model.unimodal) == set(ALL) and model.detached
     batch = data.batch(np.arange(21))
     output = model(batch)
-    terms = terms_of(output, batch, batch.present_BM, config.train)
+    terms = terms_of(output, batch, batch.present_BM, PLAIN)
     sum(terms[name] for name in ALL).backward()
     moved = {name.partition(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     assert moved == {"unimodal"}
@@ -205,7 +207,7 @@ def test_heads_without_a_weight_look_on_and_teach_encoders_nothing(ready):
 def test_mmpareto_joins_each_encoders_two_gradients(ready):
     config, data, model = ready("train.balance=mmpareto", "train.unimodal_weight=0.7")
     batch = data.batch(np.arange(21))
-    terms = terms_of(model(batch), batch, batch.present_BM, config.train)
+    terms = terms_of(model(batch), batch, batch.present_BM, PLAIN)
     expected = {}
     for name in ALL:
         parameters = list(model.encoders[name].parameters())

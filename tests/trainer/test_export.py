@@ -22,7 +22,7 @@ LENGTHS = (2, 5, 11)
 def differences(folder, program):
     """Largest differences of logits between a folder's model and a program of plain inputs."""
     saved = load_saved(folder)
-    model = Program(saved.model)
+    model = Program(saved.model, saved.task)
     with torch.no_grad():
         for length in LENGTHS:
             present_BM, streams = example(saved, length, clips=4)

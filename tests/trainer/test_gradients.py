@@ -11,6 +11,7 @@ from mmfuse.trainer import loop, state
 from mmfuse.trainer.gradients import GradientNorms, imbalance, summary
 from mmfuse.trainer.loop import fit, reproducible
 from mmfuse.trainer.losses import loss_of, shares_of, terms_of
+from mmfuse.trainer.objectives import BinaryCrossEntropy, CrossEntropy, SquaredError
 from mmfuse.trainer.optim import build_optimizer, parameter_groups
 from mmfuse.trainer.run import build_model, train
 from mmfuse.trainer.summary import run_lines
@@ -165,20 +166,31 @@ def test_accumulated_batches_equal_the_large_batch(plant, monkeypatch, options, 
         assert record["lr"] == other["lr"]
 
 
-def test_losses_of_parts_add_up_to_that_of_the_window(plant):
+@pytest.mark.parametrize(
+    "objective",
+    [
+        CrossEntropy(0.05, torch.tensor([0.2, 1.0, 3.0, 0.7])),
+        BinaryCrossEntropy(0.05, torch.tensor([0.2, 1.0, 3.0, 0.7])),
+        SquaredError(0.5),
+    ],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_losses_of_parts_add_up_to_that_of_the_window(plant, objective):
     planted = plant(missing=0.5, counts=(40, 16, 20))
     config, data = planted.run_config(), planted.data()
     model = build_model(config, data).eval()
-    weights_C = torch.tensor([0.2, 1.0, 3.0, 0.7])
+    if isinstance(objective, BinaryCrossEntropy):
+        data.target = np.eye(4, dtype=np.float32)[data.label]
+    elif isinstance(objective, SquaredError):
+        data.target = data.label.astype(np.float32)
     plan = data.plan(np.arange(21))
     whole = data.gather(plan)
-    expected = terms_of(model(whole), whole, plan.present_BM, config.train, weights_C)
+    expected = terms_of(model(whole), whole, plan.present_BM, objective)
     total = dict.fromkeys(expected, 0.0)
     for part in loop.slices(21, 8):
         batch = data.gather(plan[part])
-        shares = shares_of(plan.label_B, plan.present_BM, part, weights_C)
-        for name, term in terms_of(
-            model(batch), batch, batch.present_BM, config.train, weights_C, shares
-        ).items():
+        shares = shares_of(objective.weight(plan.label_B), plan.present_BM, part)
+        terms = terms_of(model(batch), batch, batch.present_BM, objective, shares)
+        for name, term in terms.items():
             total[name] += term.item()
     assert total == pytest.approx({name: term.item() for name, term in expected.items()}, rel=1e-5)

@@ -6,7 +6,7 @@ import torch
 
 from mmfuse.features.midi_like import NOTE_OFF, NOTE_ON, MidiLike
 from mmfuse.features.midi_tokens import midi_tokens_spec
-from mmfuse.trainer.dataset import Batch
+from mmfuse.trainer.batch import Batch
 from mmfuse.trainer.loop import reproducible
 from mmfuse.trainer.losses import loss_of
 from mmfuse.trainer.midi_embedding import TokenEmbedding
