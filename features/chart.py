@@ -43,13 +43,17 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line of a chart. `colour` is a class of the style sheet; `marks` are dots, in percent."""
+    """One line of a chart, in the colour of a class of the style sheet.
+
+    `marks` are dots: left and up in percent, radius in pixels, what they say.
+    """
 
     name: str
     colour: str
     paths: tuple[str, ...]
-    marks: tuple[tuple[float, float, str], ...] = ()
+    marks: tuple[tuple[float, float, float, str], ...] = ()
     dashed: bool = False
+    faint: bool = False  # dots that count, and a line that only joins them
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +66,11 @@ class Plot:
     series: tuple[Series, ...] = field(default=())
 
 
-def steps(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers from `low` to `high`, about so many."""
+def step_of(low: float, high: float, count: int = 5) -> float:
+    """A round step that goes about so many times into the way from `low` to `high`."""
     rough = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(n * power for n in (1, 2, 5, 10) if n * power >= rough * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(n * step, 12) + 0.0 for n in range(first, last + 1)]
+    return next(n * power for n in (1, 2, 5, 10) if n * power >= rough * 0.79)
 
 
 def linear(
@@ -79,7 +81,7 @@ def linear(
     high: float | None = None,
     count: int = 5,
 ) -> Axis:
-    """An axis that holds all values, ends at round numbers and has about `count` ticks.
+    """An axis that holds all values, ends at round numbers and has about `count` steps.
 
     Args:
         low: where it begins whatever the values are; `high` likewise where it ends.
@@ -89,17 +91,18 @@ def linear(
     most = max(known, default=1.0) if high is None else high
     if most <= least:
         most = least + (abs(least) or 1.0)
-    ticks = steps(least, most, count)
-    step = ticks[1] - ticks[0] if len(ticks) > 1 else most - least
+    step = step_of(least, most, count)
     if low is None:
         least = math.floor(least / step + 1e-9) * step
     if high is None:
         most = math.ceil(most / step - 1e-9) * step
     axis = Axis(least, most, title)
-    places = steps(least, most, count)
+    first, last = math.ceil(least / step - 1e-9), math.floor(most / step + 1e-9)
     style = f".{max(0, -math.floor(math.log10(step) + 1e-9))}f"
-    marks = tuple(Tick(axis.at(v), plain(v, style), round(v / step) % 2 == 1) for v in places)
-    return Axis(least, most, title, marks)
+    ticks = tuple(
+        Tick(axis.at(n * step), plain(n * step, style), n % 2 == 1) for n in range(first, last + 1)
+    )
+    return Axis(least, most, title, ticks)
 
 
 def logarithmic(values: Iterable[float], title: str = "") -> Axis:
@@ -109,10 +112,15 @@ def logarithmic(values: Iterable[float], title: str = "") -> Axis:
     last = max(math.ceil(math.log10(max(known, default=10))), first + 1)
     axis = Axis(10.0**first, 10.0**last, title, log=True)
     stride = -(-(last - first) // 6)
-    marks = tuple(
-        Tick(axis.at(10.0**n), f"{10.0**n:g}", minor=False) for n in range(first, last + 1, stride)
-    )
+    marks = tuple(Tick(axis.at(10.0**n), _power(n)) for n in range(first, last + 1, stride))
     return Axis(axis.low, axis.high, title, marks, log=True)
+
+
+def _power(n: int) -> str:
+    """`0.01`, `1`, `100`, and `10⁻⁵` where zeros would have to be counted."""
+    if -3 < n < 4:
+        return f"{10.0**n:g}"
+    return "10" + str(n).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def paths(x: Axis, y: Axis, xs: Sequence[float], ys: Sequence[float]) -> tuple[str, ...]:

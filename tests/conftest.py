@@ -1,5 +1,6 @@
 """What several test modules use: the real corpus beside the project, a sample corpus, the CLI."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,52 @@ def sample(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample") / "corpus"
     write_sample(folder, clips=48, seed=3)
     return folder
+
+
+@pytest.fixture(scope="session")
+def hostile(sample, tmp_path_factory):
+    """A store, and its corpus: ids, texts, labels and file names that would be markup."""
+    import pyarrow.parquet as pq
+    from browser import EVIL
+    from typer.testing import CliRunner
+
+    from mmfuse.pipeline.cli import app
+
+    folder = tmp_path_factory.mktemp("hostile")
+    kept = ("text", "label", "split", "audio_path", "midi_path", "smpte_rate",
+            "audio_smpte_start", "midi_smpte_start")  # fmt: skip
+    table = pq.read_table(sample / "manifest.parquet").to_pylist()
+    whole = [row for row in table if row["audio_path"] and row["midi_path"] and row["text"]][:6]
+    rows = [{"id": f"clip-{n}", **{key: row[key] for key in kept}} for n, row in enumerate(whole)]
+    for row in rows:
+        for path in (row["audio_path"], row["midi_path"]):
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_bytes((sample / path).read_bytes())
+    rows[0] |= {"id": f"a {EVIL}", "text": f"</script>{EVIL}<img src=x onerror=alert(2)>"}
+    rows[0]["label"] = f"\"'>{EVIL}"
+    rows[1]["audio_path"] = "<script>alert(3)<.flac"  # there is no such file
+    rows[2]["audio_path"] = None
+    rows[3]["text"] = None
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sections = ("audio", "midi", "text")
+    (folder / "f.toml").write_text("\n".join(f"[preprocessing.{name}]" for name in sections))
+    words = ("run", folder / "f.toml", "--corpus", folder, "--store", folder / "s.zarr", "-q")
+    assert CliRunner().invoke(app, list(map(str, words))).exit_code == 3
+    return folder / "s.zarr", folder
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium, where one is installed."""
+    from browser import ARGUMENTS, PROGRAM
+
+    if PROGRAM is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=PROGRAM, args=ARGUMENTS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ import zlib
 from html.parser import HTMLParser
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import soundfile
+from browser import EVIL
 from typer.testing import CliRunner
 
 from mmfuse.features import chart, page, png
@@ -24,8 +24,6 @@ from mmfuse.features.store import open_store
 from mmfuse.pipeline.cli import app
 from mmfuse.pipeline.clip_picture import note_name, spread, vorbis
 from mmfuse.pipeline.store_page import store_page
-
-EVIL = "<script>alert(1)</script>"
 
 
 class Parsed(HTMLParser):
@@ -58,37 +56,6 @@ class Parsed(HTMLParser):
 
 def mmfeat(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-@pytest.fixture(scope="module")
-def hostile(sample, tmp_path_factory):
-    """A store, and its corpus: ids, texts, labels and file names that would be markup."""
-    folder = tmp_path_factory.mktemp("hostile")
-    table = pq.read_table(sample / "manifest.parquet").to_pylist()
-    whole = [row for row in table if row["audio_path"] and row["midi_path"] and row["text"]][:6]
-    rows = []
-    for number, row in enumerate(whole):
-        kept = {key: row[key] for key in ("text", "label", "split", "audio_path", "midi_path",
-                "smpte_rate", "audio_smpte_start", "midi_smpte_start")}  # fmt: skip
-        for key in ("audio_path", "midi_path"):
-            (folder / row[key]).parent.mkdir(exist_ok=True)
-            (folder / row[key]).write_bytes((sample / row[key]).read_bytes())
-        rows.append({"id": f"clip-{number}", **kept})
-    rows[0] |= {
-        "id": f"a {EVIL}",
-        "text": f"</script>{EVIL}<img src=x onerror=alert(2)>",
-        "label": f"\"'>{EVIL}",
-    }
-    rows[1]["audio_path"] = "<script>alert(3)<.flac"
-    rows[2]["audio_path"] = None
-    rows[3]["text"] = None
-    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "f.toml").write_text(
-        "[preprocessing.audio]\n[preprocessing.midi]\n[preprocessing.text]\n"
-    )
-    done = mmfeat("run", folder / "f.toml", "--corpus", folder, "--store", folder / "s.zarr", "-q")
-    assert done.exit_code == 3  # one file is not there
-    return folder / "s.zarr", folder
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +220,18 @@ def test_an_axis_holds_its_values_between_round_numbers():
     assert (axis.low, axis.high) == (0.0, 1.0)
     assert [tick.label for tick in axis.ticks] == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
     assert axis.at(0.5) == 50
-    assert [tick.label for tick in chart.linear([-3, 7], count=4).ticks] == ["−5", "0", "5", "10"]
+    assert [tick.minor for tick in axis.ticks] == [False, True] * 3
+    fixed = chart.linear([], low=-50, high=50, count=10)
+    assert [tick.label for tick in fixed.ticks if not tick.minor] == ["−40", "−20", "0", "20", "40"]
+    assert [tick.label for tick in chart.linear([-3, 7], count=4).ticks] == [
+        "−4",
+        "−2",
+        "0",
+        "2",
+        "4",
+        "6",
+        "8",
+    ]
     flat = chart.linear([5.0, 5.0])
     assert flat.low <= 5 < flat.high
     empty = chart.linear([float("nan")])

@@ -154,9 +154,34 @@ def sweep(
             show(found, sweep_lines(found), as_json=as_json)
 
 
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, one or more.")],
+    out: Annotated[Path, typer.Option("--out", help="Page to write.")] = Path("report.html"),
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", help="Reference. Default: the best run of one modality."),
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write a page to look at: how runs were trained, what they are worth, how they compare.
+
+    Example: mmtrain report runs/late runs/text_only --out runs.html
+    """
+    with user_errors("mmtrain", verbose):
+        from mmfuse.features.page import size, write_page
+        from mmfuse.trainer.run_page import run_page
+
+        found = run_page(runs, against)
+        written = write_page(out, found.html)
+        lines = [*found.notes, f"{out}: {size(written)}, {len(found.runs)} runs"]
+        show(found.to_json(out, written), lines, as_json=as_json)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "eval": evaluate,
     "export": export,
     "sweep": sweep,
+    "report": report,
 }
