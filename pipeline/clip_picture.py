@@ -54,6 +54,7 @@ class Picture:
     """A clip as the template draws it; what it lacks is empty."""
 
     clip: Clip
+    labels: tuple[str, ...] = ()
     length_s: float = 0.0  # of the whole clip
     shown_s: float = 0.0  # of its part in the picture
     facts: list[str] = field(default_factory=list)
@@ -83,7 +84,7 @@ def picture(store: FeatureStore, clip: Clip, keys: dict[str, str]) -> Picture:
     Args:
         keys: which stream is `logmel` and which is `notes`, where the store has them.
     """
-    found = Picture(clip)
+    found = Picture(clip, names_of(clip))
     audio = _audio(clip, found)
     mel, times_s, params = _frames(store, clip, keys.get("logmel"), audio)
     notes = _stored(store, clip, keys.get("notes"))
@@ -106,6 +107,11 @@ def picture(store: FeatureStore, clip: Clip, keys: dict[str, str]) -> Picture:
         _draw_sound(found, audio)
         _aligned(found, audio, notes)
     return found
+
+
+def names_of(clip: Clip) -> tuple[str, ...]:
+    """The labels of a clip: none, one, or several."""
+    return (clip.label,) if isinstance(clip.label, str) else clip.label or ()
 
 
 def note_name(pitch: int) -> str:

@@ -6,19 +6,18 @@ Widths and heights are percent of the longest.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmfuse.features import chart
+from mmfuse.features.clip import Clip
 from mmfuse.features.errors import ConfigError
 from mmfuse.features.store import FeatureStore
 from mmfuse.pipeline.align import CERTAIN, read_alignment
+from mmfuse.pipeline.clip_picture import names_of
 from mmfuse.pipeline.report import STAGES
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 MODALITIES = ("text", "audio", "midi")
 _SHOWN = 50  # labels and problems that are listed
@@ -27,11 +26,11 @@ _FAR_MS = 50.0  # lags beyond are drawn in the outermost columns
 _SPLITS = {"train": "c0", "validation": "c4", "test": "c1", None: "c7"}
 
 
-def subsets(here: Mapping[str, int], labels: "pa.Table | None") -> list[dict[str, Any]]:
+def subsets(here: Mapping[str, int], labels: Sequence[Clip] | None) -> list[dict[str, Any]]:
     """How many clips have which modalities, the most first; those of the corpus with none last."""
     counts = Counter(here.values())
     if labels is not None:
-        none = sum(clip_id not in here for clip_id in labels["id"].to_pylist())
+        none = sum(clip.id not in here for clip in labels)
         counts += Counter({0: none})
     most = max(counts.values(), default=1)
     ordered = sorted(counts.items(), key=lambda item: (not item[0], -item[1]))
@@ -46,12 +45,12 @@ def subsets(here: Mapping[str, int], labels: "pa.Table | None") -> list[dict[str
     ]
 
 
-def classes(labels: "pa.Table | None") -> dict[str, Any] | None:
+def classes(labels: Sequence[Clip] | None) -> dict[str, Any] | None:
     """Clips of each label in each split; None without labels."""
     if labels is None:
         return None
-    counts = Counter(zip(labels["label"].to_pylist(), labels["split"].to_pylist(), strict=True))
-    names = sorted({label for label, _ in counts if label is not None})
+    counts = Counter((name, clip.split) for clip in labels for name in names_of(clip))
+    names = sorted({name for name, _ in counts})
     if not names:
         return None
     splits = [name for name in _SPLITS if any(split == name for _, split in counts)]
@@ -151,7 +150,7 @@ def shares(failures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def alignment(
-    path: Path | None, labels: "pa.Table | None", notes: list[str]
+    path: Path | None, labels: Sequence[Clip] | None, notes: list[str]
 ) -> dict[str, Any] | None:
     """Lags of a corpus as columns, and its worst clips; None without a table."""
     named = path is not None
@@ -160,7 +159,7 @@ def alignment(
         return None
     rows = read_alignment(path)
     if labels is not None:
-        known = set(labels["id"].to_pylist())
+        known = {clip.id for clip in labels}
         strangers = [row["clip_id"] for row in rows if row["clip_id"] not in known]
         if strangers and named:
             raise ConfigError(

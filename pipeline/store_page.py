@@ -5,20 +5,18 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmfuse.features import page
 from mmfuse.features.census import files_of
+from mmfuse.features.clip import Clip
 from mmfuse.features.corpus import Corpus, open_corpus
 from mmfuse.features.errors import MissingError
 from mmfuse.features.store import FeatureStore, open_store
 from mmfuse.pipeline import inspect
 from mmfuse.pipeline import store_figures as figures
-from mmfuse.pipeline.clip_picture import LONGEST_S, Picture, picture, spread
+from mmfuse.pipeline.clip_picture import LONGEST_S, Picture, names_of, picture, spread
 from mmfuse.pipeline.record import read_record
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _SHOWN = 50  # failures that are listed
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -149,22 +147,16 @@ def _presence(store: FeatureStore) -> dict[str, int]:
 def _pictures(
     store: FeatureStore,
     corpus: Corpus | None,
-    labels: "pa.Table | None",
+    labels: Sequence[Clip] | None,
     here: Mapping[str, int],
     count: int,
     wanted: Sequence[str],
     notes: list[str],
 ) -> list[Picture]:
     """The wanted clips, and so many of those that have the most modalities."""
-    from mmfuse.features.clip import Clip
-
     most = max((mask.bit_count() for mask in here.values()), default=0)
     rich = [clip_id for clip_id, mask in here.items() if mask.bit_count() == most]
-    named = (
-        {}
-        if labels is None
-        else dict(zip(labels["id"].to_pylist(), labels["label"].to_pylist(), strict=True))
-    )
+    named = {clip.id: " ".join(names_of(clip)) for clip in labels or ()}
     more = max(count - len(wanted), 0)
     chosen = list(dict.fromkeys([*wanted, *spread(rich, named, count)]))[: len(wanted) + more]
     left, clips = set(chosen), {}
