@@ -279,7 +279,8 @@ def doctor(
     Example: mmfeat doctor --store demo/store.zarr
     """
     with user_errors("mmfeat", verbose):
-        from mmfuse.pipeline.doctor import examine, view
+        from mmfuse.pipeline.doctor import examine
+        from mmfuse.pipeline.findings import view
 
         document, lines = view(examine(store))
         show(document, lines, as_json=as_json)

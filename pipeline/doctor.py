@@ -7,69 +7,39 @@ not the end. Nothing is changed but for a folder of probes beside the store, whi
 import importlib.metadata
 import io
 import json
-import mmap
 import os
 import platform
-import shutil
-import subprocess
-import sys
-import tempfile
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mmfuse.features.errors import MMFuseError
-from mmfuse.pipeline.report import SCHEMA_VERSION
+from mmfuse.pipeline.findings import FAULT, NOTE, OK, Finding, tried
+from mmfuse.pipeline.probes import examine_disk
 
-OK, NOTE, FAULT = "ok", "note", "FAULT"
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
 _EXTRAS = {
     "onnxruntime": "onnx",
     "distributed": "dask",
     "pretty_midi": "pretty-midi",
     "obstore": "s3",
 }
-_ROOM_BYTES = 2**30
-_IMPORT_S = 120
 _CODECS = (("WAV", "PCM_24"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"),
            ("MP3", "MPEG_LAYER_III"))  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at: its state, what was seen, and what to type where something is wrong."""
-
-    what: str
-    state: str
-    seen: str
-    mend: str = ""
+_ELSEWHERE = {"torch", "torchaudio", "soundfile", "soxr", "numba"}  # have checks of their own
+_WHEELS = "https://download.pytorch.org/whl"
 
 
 def examine(store: Path) -> list[Finding]:
     """Look at everything; `store` is where a store lies or will lie."""
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
-        _python, _versions, _torch, _codecs, _resampler, _loops, _models, _extras,
-        lambda: _file_system(store),
+        _python, _versions, _imports, _torch, _codecs, _resampler, _loops, _models, _extras,
+        lambda: examine_disk(store),
     )  # fmt: skip
     return [finding for check in checks for finding in check()]
-
-
-def view(findings: list[Finding]) -> tuple[dict[str, Any], list[str]]:
-    """The findings as a document and as lines."""
-    faults = sum(finding.state == FAULT for finding in findings)
-    width = max(len(finding.what) for finding in findings)
-    lines = []
-    for finding in findings:
-        lines.append(f"{finding.state:<5}  {finding.what:<{width}}  {finding.seen}")
-        if finding.mend:
-            lines.append(f"{'':7}{'':{width}}  mend: {finding.mend}")
-    lines.append(f"{faults} fault{'s' * (faults != 1)}" if faults else "all is well")
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "ok": not faults,
-        "findings": [asdict(finding) for finding in findings],
-    }
-    return document, lines
 
 
 def _python() -> Iterator[Finding]:
@@ -77,14 +47,22 @@ def _python() -> Iterator[Finding]:
     yield Finding("python", OK, f"{seen}, {os.cpu_count()} cores")
 
 
-def _versions() -> Iterator[Finding]:
-    """Every requirement of mmfuse against what is installed."""
+def _requirements() -> "list[Requirement]":
+    """What mmfuse can't do without, as its package says."""
     from packaging.requirements import Requirement
 
-    for line in importlib.metadata.requires("mmfuse") or ():
-        wanted = Requirement(line)
-        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
-            continue
+    every = [Requirement(line) for line in importlib.metadata.requires("mmfuse") or ()]
+    return [r for r in every if r.marker is None or r.marker.evaluate({"extra": ""})]
+
+
+def _versions() -> Iterator[Finding]:
+    """Every requirement of mmfuse against what is installed."""
+    try:
+        requirements = _requirements()
+    except ImportError as error:
+        yield Finding("packaging", FAULT, str(error), "pip install --force-reinstall packaging")
+        return
+    for wanted in requirements:
         mend = f"pip install '{wanted.name}{wanted.specifier}'"
         try:
             version = importlib.metadata.version(wanted.name)
@@ -97,17 +75,66 @@ def _versions() -> Iterator[Finding]:
             yield Finding(wanted.name, FAULT, f"{version}; {wanted.specifier} wanted", mend)
 
 
+def _imports() -> Iterator[Finding]:
+    """Whether what is installed can be imported: one process, and another after each death."""
+    try:
+        names = [r.name for r in _requirements() if r.name not in _ELSEWHERE]
+    except ImportError:
+        return
+    left, broken = names, 0
+    while left:
+        said, error = tried(_IMPORTING.format(names=left))
+        found = [json.loads(line) for line in said if line.startswith('["')]
+        for name, fault in found:
+            if fault:
+                broken += 1
+                yield _does_not_load(name, fault)
+        left = left[len(found) :]
+        if left and error:  # it died in the first of them
+            broken += 1
+            yield _does_not_load(left[0], error)
+            left = left[1:]
+    if not broken:
+        yield Finding("imports", OK, f"{len(names)} libraries load")
+
+
+_IMPORTING = """
+import importlib, json
+for name in {names}:
+    fault = ""
+    try:
+        importlib.import_module(name.replace("-", "_"))
+    except Exception as error:
+        fault = type(error).__name__ + ": " + str(error)
+    print(json.dumps([name, fault]), flush=True)
+"""
+
+
+def _does_not_load(name: str, fault: str) -> Finding:
+    mend = f"pip install --force-reinstall {name}"
+    return Finding(f"import {name}", FAULT, fault.splitlines()[0], mend)
+
+
+def _pair(version: str) -> str:
+    """What to type for a torchaudio of the same build as this torch: `2.14.1+cpu` says `cpu`."""
+    build = version.partition("+")[2]
+    wanted = {r.name: f"'{r.name}{r.specifier}'" for r in _requirements()}
+    # wheels of PyPI say a build as well, the one that PyPI has; theirs is in the same index
+    place = f" --index-url {_WHEELS}/{build}" if build else ""
+    return f"pip install --force-reinstall {wanted['torch']} {wanted['torchaudio']}{place}"
+
+
 def _torch() -> Iterator[Finding]:
     """Whether torch loads, torchaudio beside it, and which cards it finds."""
     code = (
         "import json, torch; c = torch.cuda.is_available(); m = torch.backends.mps.is_available();"
         "print(json.dumps([torch.__version__, torch.cuda.device_count() if c else 0, bool(m)]))"
     )
-    seen, error = _tried(code)
+    said, error = tried(code)
     if error:
         yield Finding("import torch", FAULT, error, "pip install --force-reinstall torch")
         return
-    version, cards, mps = json.loads(seen)
+    version, cards, mps = json.loads(said[-1])
     found = [f"{cards} CUDA device{'s' * (cards > 1)}"] * bool(cards) + ["MPS"] * mps
     driver = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg"))
     if driver and not cards:
@@ -117,47 +144,54 @@ def _torch() -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("card", OK, ", ".join(found) or "none; models run on the processor")
-    _, error = _tried("import torch, torchaudio.transforms")
+    _, error = tried("import torch, torchaudio.transforms")
     if error:
-        mend = "pip install --upgrade mmfuse torchaudio"
-        yield Finding("torch + torchaudio", FAULT, f"do not load together: {error}", mend)
+        seen = f"{version} and {_installed('torchaudio')} do not load together: {error}"
+        yield Finding("torch + torchaudio", FAULT, seen, _pair(version))
     else:
-        yield Finding("torch + torchaudio", OK, "load together")
+        seen = f"{version} and {_installed('torchaudio')} load together"
+        yield Finding("torch + torchaudio", OK, seen)
 
 
 def _codecs() -> Iterator[Finding]:
-    """Each kind of file written and read back."""
-    import numpy as np
-
-    try:
-        import soundfile
-
-        from mmfuse.features.audio import read_audio
-    except (ImportError, OSError) as error:
-        yield Finding("audio files", FAULT, str(error), "pip install --force-reinstall soundfile")
+    """Each kind of file written and read back, where a damaged library ends no more than that."""
+    said, error = tried("from mmfuse.pipeline.doctor import decode_all; decode_all()")
+    if error:
+        yield Finding("audio files", FAULT, error, _reinstall("soundfile", error))
         return
+    version, lacking = json.loads(said[-1])
+    if lacking:
+        seen = f"libsndfile {version} lacks {', '.join(lacking)}"
+        mend = "pip install --upgrade --force-reinstall soundfile"
+        yield Finding("audio files", FAULT, seen, mend)
+    else:
+        names = ", ".join(dict.fromkeys(kind for kind, _ in _CODECS))
+        yield Finding("audio files", OK, f"{names} decoded, libsndfile {version}")
+
+
+def decode_all() -> None:
+    """Print libsndfile's version, and which kinds of file it can't write and read back."""
+    import numpy as np
+    import soundfile
+
+    from mmfuse.features.audio import read_audio
+
     tone = (0.5 * np.sin(np.arange(16_000) * 0.1)).astype(np.float32)
     lacking = []
     for kind, subtype in _CODECS:
         buffer = io.BytesIO()
         try:
             soundfile.write(buffer, tone, 16_000, format=kind, subtype=subtype)
-            if abs(read_audio(buffer.getvalue()).duration_s - 1) > 0.1:
-                lacking.append(kind)
+            right = abs(read_audio(buffer.getvalue()).duration_s - 1) < 0.1
         except (soundfile.SoundFileError, RuntimeError, ValueError, MMFuseError):
-            lacking.append(f"{kind}/{subtype}")
-    version = soundfile.__libsndfile_version__
-    if lacking:
-        mend = "pip install --upgrade --force-reinstall soundfile"
-        yield Finding("audio files", FAULT, f"libsndfile {version} lacks {lacking}", mend)
-    else:
-        names = ", ".join(dict.fromkeys(kind for kind, _ in _CODECS))
-        yield Finding("audio files", OK, f"{names} decoded, libsndfile {version}")
+            right = False
+        lacking += [] if right else [f"{kind}/{subtype}"]
+    print(json.dumps([soundfile.__libsndfile_version__, lacking]))
 
 
 def _resampler() -> Iterator[Finding]:
     code = "import numpy, soxr; assert len(soxr.resample(numpy.zeros(441), 44100, 16000)) == 160"
-    _, error = _tried(code)
+    _, error = tried(code)
     mend = "pip install --force-reinstall soxr"
     yield Finding("resampler", FAULT if error else OK, error or "soxr", mend if error else "")
 
@@ -165,8 +199,8 @@ def _resampler() -> Iterator[Finding]:
 def _loops() -> Iterator[Finding]:
     """Whether numba compiles the MIDI reader and may keep what it compiled."""
     code = "from mmfuse.features.compiled import COMPILED; print(COMPILED)"
-    seen, error = _tried(code)
-    if error or seen != "True":
+    said, error = tried(code)
+    if error or said[-1:] != ["True"]:
         mend = "unset NUMBA_DISABLE_JIT; let NUMBA_CACHE_DIR name a folder that can be written"
         yield Finding("compiled MIDI reader", NOTE, error or "off: some 50 times slower", mend)
     else:
@@ -175,22 +209,33 @@ def _loops() -> Iterator[Finding]:
 
 def _models() -> Iterator[Finding]:
     """Models that lie in the local cache; nothing is fetched, ever."""
-    try:
-        from huggingface_hub import constants, scan_cache_dir
-        from huggingface_hub.errors import CacheNotFound
-    except ImportError as error:
-        yield Finding("models", FAULT, str(error), "pip install --force-reinstall huggingface_hub")
+    said, error = tried("from mmfuse.pipeline.doctor import list_models; list_models()")
+    if error:
+        yield Finding("models", FAULT, error, _reinstall("huggingface_hub", error))
         return
-    try:
-        repos = sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
-    except CacheNotFound:
-        repos = []
-    place = constants.HF_HUB_CACHE
+    place, repos, torn = json.loads(said[-1])
+    if torn:
+        seen = f"{len(torn)} in {place} can't be used: {torn[0]}"
+        yield Finding("model cache", NOTE, seen, "remove that folder, and fetch the model again")
     if repos:
         yield Finding("models", OK, f"{len(repos)} in {place}: {', '.join(repos[:5])}")
     else:
         mend = "hf download facebook/wav2vec2-base, or name a folder with --model"
         yield Finding("models", NOTE, f"none in {place}", mend)
+
+
+def list_models() -> None:
+    """Print the folder of the cache, the models in it, and what is wrong with others."""
+    from huggingface_hub import constants, scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        cache = scan_cache_dir()
+        repos = sorted(repo.repo_id for repo in cache.repos if repo.repo_type == "model")
+        torn = [str(warning) for warning in cache.warnings]
+    except CacheNotFound:
+        repos, torn = [], []
+    print(json.dumps([str(constants.HF_HUB_CACHE), repos, torn]))
 
 
 def _extras() -> Iterator[Finding]:
@@ -201,76 +246,14 @@ def _extras() -> Iterator[Finding]:
             yield Finding(f"extra {extra}", NOTE, "not installed", f"pip install 'mmfuse[{extra}]'")
 
 
-def _file_system(store: Path) -> Iterator[Finding]:
-    """What a store needs of the file system below it, done once in a folder of its own."""
-    place = store.resolve()
-    while not place.is_dir() and place != place.parent:
-        place = place.parent
-    status = os.statvfs(place)
-    free, inodes = status.f_bavail * status.f_frsize, status.f_favail
-    scarce = free < _ROOM_BYTES or (status.f_files > 0 and inodes < 1000)
-    yield Finding(
-        "room", FAULT if scarce else OK,
-        f"{free / 1e9:.1f} GB and {inodes} inodes free at {place}",
-        "make room, or name another place with --store" if scarce else "",
-    )  # fmt: skip
+def _reinstall(name: str, error: str) -> str:
+    """The mend of a library that fails, or of the one that it can't find."""
+    missing = re.search(r"No module named '(\w+)", error)
+    return f"pip install --force-reinstall {missing[1] if missing else name}"
+
+
+def _installed(name: str) -> str:
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".mmfeat-doctor-", dir=place))
-    except OSError as error:
-        mend = "give yourself the right to write there, or name another place with --store"
-        yield Finding("write", FAULT, f"{place}: {error.strerror}", mend)
-        return
-    try:
-        for name, probe, mend in _PROBES:
-            try:
-                probe(folder)
-                yield Finding(name, OK, str(place))
-            except OSError as error:
-                yield Finding(name, FAULT, f"{place}: {error.strerror or error}", mend)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _rename(folder: Path) -> None:
-    for name in ("new", "old"):
-        (folder / name).write_text(name)
-    (folder / "new").replace(folder / "old")
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _map(folder: Path) -> None:
-    (folder / "map").write_bytes(bytes(8192))
-    with (folder / "map").open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
-        pass
-
-
-def _lock(folder: Path) -> None:
-    import fcntl
-
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-_LOCAL = "put the store on a local disk, and copy it when it is finished"
-_PROBES: tuple[tuple[str, Callable[[Path], None], str], ...] = (
-    ("rename and fsync", _rename, _LOCAL),
-    ("memory map", _map, _LOCAL),
-    ("lock", _lock, _LOCAL),
-)
-
-
-def _tried(code: str) -> tuple[str, str]:
-    """(last line said, what went wrong) of a little program in a process of its own."""
-    line = [sys.executable, "-W", "ignore", "-c", code]
-    try:
-        done = subprocess.run(line, capture_output=True, text=True, timeout=_IMPORT_S, check=False)  # noqa: S603
-    except subprocess.TimeoutExpired:
-        return "", f"takes more than {_IMPORT_S} s"
-    if done.returncode:
-        said = done.stderr.strip().splitlines()
-        return "", said[-1] if said else f"the process died ({done.returncode})"
-    return (done.stdout.strip().splitlines() or [""])[-1], ""
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "no " + name
