@@ -15,7 +15,7 @@ PLANS := early late text_only audio_only midi_only
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo features train check test test-full bench docs clean distclean
+.PHONY: help install demo features train check test test-full bench docs dist clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -59,6 +59,12 @@ bench: .venv/.bench ## speed beside other stores, tokenizers, extractors; cost o
 docs: .venv/.docs ## site/ from docs/, with docs/cli.md written anew from --help
 	$(BIN)/python docs/make_cli.py
 	$(BIN)/mkdocs build --strict
+
+dist: .venv/.test ## sdist and wheel, in dist/, made without network
+	rm -rf build dist *.egg-info
+	mkdir -p dist
+	$(BIN)/python -c 'from setuptools import build_meta as b; b.build_sdist("dist")'
+	$(BIN)/python -c 'from setuptools import build_meta as b; b.build_wheel("dist")'
 
 clean: ## remove what the other targets made, except .venv
 	rm -rf demo $(PLANS:%=runs/%) site build dist *.egg-info .types

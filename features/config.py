@@ -25,6 +25,7 @@ from mmfuse.features.config_faults import explain
 from mmfuse.features.errors import ConfigError
 
 MAX_CONFIG_BYTES = 2**20
+SHIPPED = Path(__file__).parents[1] / "configs"  # in the repository, and in the wheel
 TOKENIZATIONS = ("midi_like", "remi", "compound")  # ours
 
 
@@ -248,17 +249,21 @@ Config = TypeVar("Config", bound=Strict)
 def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """A TOML document with `section.key=value` overrides applied; values are TOML, or else text.
 
+    `configs/NAME.toml`, where there is no such file, is the one that comes with mmfuse.
+
     Raises:
         ConfigError: no such file, not TOML, or an override that is no assignment.
     """
+    if path.parent == Path("configs") and not path.exists() and (SHIPPED / path.name).is_file():
+        path = SHIPPED / path.name
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError(f"{path} is larger than 1 MiB; that is no run configuration")
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"can't read configuration {path}: {error.strerror}; `ls configs` shows those that "
-            "come with mmfuse"
+            f"can't read configuration {path}: {error.strerror}; those that come with mmfuse are "
+            f"configs/{{{','.join(sorted(file.stem for file in SHIPPED.glob('*.toml')))}}}.toml"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None

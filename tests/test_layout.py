@@ -148,8 +148,9 @@ def test_the_check_finds_a_path_of_one_machine():
 def test_the_wheel_has_every_package():
     folders = {file.parent for file in ROOT.glob("*/__init__.py")} - {ROOT / "tests"}
     setuptools = PYPROJECT["tool"]["setuptools"]
-    assert setuptools["packages"] == [f"mmfuse.{name}" for name in MAY_IMPORT]
-    assert setuptools["package-dir"] == {f"mmfuse.{name}": name for name in MAY_IMPORT}
+    shipped = [*MAY_IMPORT, "configs"]
+    assert setuptools["packages"] == [f"mmfuse.{name}" for name in shipped]
+    assert setuptools["package-dir"] == {f"mmfuse.{name}": name for name in shipped}
     assert sorted(folder.name for folder in folders) == sorted(MAY_IMPORT)
     assert all((folder / "py.typed").is_file() for folder in folders)
     assert {file.parent for file in MODULES} == folders, "packages are flat"
