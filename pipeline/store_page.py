@@ -59,7 +59,7 @@ def store_page(
     notes: list[str] = []
     record = _record(store, notes)
     corpus = _corpus(corpus_path, record, notes)
-    labels = None if corpus is None else _labels(corpus)
+    labels = None if corpus is None else corpus.labels()
     here = _presence(store)
     if unknown := [clip_id for clip_id in wanted if clip_id not in here]:
         raise MissingError(
@@ -142,22 +142,6 @@ def _presence(store: FeatureStore) -> dict[str, int]:
         for clip_id in store[key].ids:
             found[clip_id] = found.get(clip_id, 0) | bit
     return found
-
-
-def _labels(corpus: Corpus) -> "pa.Table":
-    """Id, label and split of every clip; a list of labels as one text."""
-    import pyarrow as pa
-
-    rows = [
-        {
-            "id": clip.id,
-            "label": ", ".join(clip.label) if isinstance(clip.label, tuple) else clip.label,
-            "split": clip.split,
-        }
-        for clip in corpus.labels()
-    ]
-    schema = pa.schema([(name, pa.string()) for name in ("id", "label", "split")])
-    return pa.Table.from_pylist(rows, schema)
 
 
 def _pictures(
