@@ -15,8 +15,8 @@ _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA; WSL; AMD
 _BATCH = 16  # windows that go to a card together
 
 
-def choose(device: str, batch: int | None = None) -> Compute:
-    """What `--device` and `--batch` ask for.
+def choose(device: str, batch: int | None = None, said: str = "--device") -> Compute:
+    """What `--device` and `--batch` ask for; `said` is where it was typed, for messages.
 
     `auto` is a card that torch can use, else the processor; torch is not even imported where the
     machine has no driver for one.
@@ -26,10 +26,10 @@ def choose(device: str, batch: int | None = None) -> Compute:
     """
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda", "mps") or (number and not number.isdigit()):
-        raise ConfigError(f"--device {device!r}; choose auto, cpu, cuda, cuda:1 or mps")
+        raise ConfigError(f"{said} {device!r}; choose auto, cpu, cuda, cuda:1 or mps")
     found = "cpu"
     if kind != "cpu" and (kind != "auto" or _driver()):
-        found = _available(device)
+        found = _available(device, said)
     return Compute(found, batch or (1 if found == "cpu" else _BATCH))
 
 
@@ -54,7 +54,7 @@ def _driver() -> bool:
     return sys.platform == "darwin" or any(Path(path).exists() for path in _DRIVERS)
 
 
-def _available(device: str) -> str:
+def _available(device: str, said: str) -> str:
     import torch
 
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -66,6 +66,6 @@ def _available(device: str) -> str:
         return device
     there = [*(f"cuda:{card}" for card in range(cards)), *(["mps"] if mps else []), "cpu"]
     raise ConfigError(
-        f"--device {device}: torch {torch.__version__} finds no such device here; it finds "
+        f"{said} {device}: torch {torch.__version__} finds no such device here; it finds "
         f"{', '.join(there)}"
     )

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmfuse.trainer.device import sent
 from mmfuse.trainer.resident import Chosen
 
 Part = tuple[list[NDArray[Any]], NDArray[np.float32]]  # rows in each stream, and their times
@@ -33,6 +34,17 @@ class Batch:
     times_s: dict[str, Tensor]
     present_BM: Tensor
     label_B: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same where a model is; itself, if it is there."""
+        if self.label_B.device == device:
+            return self
+        x, mask, times_s = (
+            {name: sent(part, device) for name, part in parts.items()}
+            for parts in (self.x, self.mask, self.times_s)
+        )
+        present_BM, label_B = sent(self.present_BM, device), sent(self.label_B, device)
+        return Batch(self.clips, x, mask, times_s, present_BM, label_B)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +78,14 @@ class Buffers:
         longest = max(1, *(len(times) for _, times in parts))
         raw = self._buffer(name, (len(parts), longest, *shape), dtype)
         times = self._buffer(f"{name} times", (len(parts), longest), "float32")
-        lengths = torch.tensor([len(clock) for _, clock in parts])
+        lengths = torch.tensor([len(clock) for _, clock in parts], device="cpu")
         array, seconds = raw.numpy(), times.numpy()
         for b, (values, clock) in enumerate(parts):
             for layer, rows in enumerate(values):
                 array[b, : len(clock), layer] = rows
             array[b, len(clock) :] = 0
             seconds[b, : len(clock)], seconds[b, len(clock) :] = clock, np.nan
-        mask = torch.arange(longest) < lengths[:, None]
+        mask = torch.arange(longest, device="cpu") < lengths[:, None]
         return raw, times, mask
 
     def _buffer(self, name: str, shape: tuple[int, ...], dtype: str) -> Tensor:

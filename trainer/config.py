@@ -103,7 +103,8 @@ class TrainConfig(Strict):
     ema: float = Field(default=0.95, ge=0, lt=1)  # decay of the weights' average; 0: no average
     crop_s: float = Field(default=8.0, ge=0)  # random crop in training; 0 takes whole clips
     views: bool = False  # draw one of the stored views of each train clip, anew in each epoch
-    precision: Literal["float32", "bfloat16"] = "float32"  # of products and convolutions
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")  # where it trains
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of products, convolutions
     checkpoint_s: float = Field(default=30.0, ge=0)  # seconds between checkpoints; 0: each step
     threads: int = Field(default=2, ge=1)  # of the CPU; part of what makes numbers reproducible
 
@@ -138,6 +139,8 @@ class RunConfig(Strict):
             raise ValueError(
                 'train.balance = "ogm_ge" compares classes; it needs train.task = "single"'
             )
+        if kind == "mmpareto" and self.train.precision == "float16":
+            raise ValueError('train.balance = "mmpareto" needs a precision that is not "float16"')
         if kind in ("mmpareto", "gradient_blending") and not self.train.unimodal_weight:
             raise ValueError(f'train.balance = "{kind}" needs train.unimodal_weight above 0')
         return self

@@ -20,6 +20,7 @@ from mmfuse.features.errors import StoreError
 from mmfuse.features.spec import StreamSpec
 from mmfuse.features.store import Stream
 from mmfuse.trainer.batch import Batch, Buffers, Part, Plan
+from mmfuse.trainer.device import CPU, room
 from mmfuse.trainer.resident import MOST_BYTES, Chosen, Resident, input_dtype
 from mmfuse.trainer.task import Label, Task
 from mmfuse.trainer.tasks import SingleLabel
@@ -70,11 +71,22 @@ class Dataset:
         self.rows = {name: self._equal_rows(name) for name in self.layers}
         self.present_NM = np.stack([rows > 0 for rows in self.rows.values()], axis=1)
         self._buffers = Buffers()
+        self.device = CPU
         self._resident: dict[str, Resident] = {}
         self._times: dict[tuple[str, int], NDArray[np.float32]] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def place(self, device: torch.device) -> None:
+        """Give batches there, from now on; whole streams lie there if there is room.
+
+        Else they are in memory or mapped, and batches are sent.
+        """
+        self.device = device
+        self._resident.clear()
+        for kept in ("_fits", "_lies_there"):
+            vars(self).pop(kept, None)
 
     @property
     def classes(self) -> list[str]:
@@ -185,7 +197,7 @@ class Dataset:
                 for b, pair in enumerate(pairs)
             ]
         present = [[len(times) > 0 for _, times in several] for several in parts.values()]
-        return Plan(clips, parts, torch.tensor(present).T.contiguous(), label_B)
+        return Plan(clips, parts, torch.tensor(present, device="cpu").T.contiguous(), label_B)
 
     def gather(self, plan: Plan) -> Batch:
         """Copy the rows of a plan side by side; good until the next call."""
@@ -200,7 +212,8 @@ class Dataset:
                 rows = raw.to(input_dtype(stream))
                 found = rows if layers > 1 else rows.squeeze(2), seconds, here
             x[name], times_s[name], mask[name] = found
-        return Batch(plan.clips, x, mask, times_s, plan.present_BM, plan.label_B)
+        batch = Batch(plan.clips, x, mask, times_s, plan.present_BM, plan.label_B)
+        return batch.to(self.device)
 
     def batches(self, clips: NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
         """Whole clips, the shorter ones first."""
@@ -303,8 +316,13 @@ class Dataset:
 
     @cached_property
     def _fits(self) -> bool:
-        """Whether all entries in use may lie in memory."""
-        return sum(self._bytes(name) for name in self.layers) <= MOST_BYTES
+        """Whether all entries in use may lie in memory, or on the device."""
+        return self._lies_there or sum(map(self._bytes, self.layers)) <= MOST_BYTES
+
+    @cached_property
+    def _lies_there(self) -> bool:
+        """Whether they may lie on the device."""
+        return 0 < sum(map(self._bytes, self.layers)) <= room(self.device)
 
     def _bytes(self, name: str) -> int:
         entries_VL = self._entries[name][:, 0]
@@ -315,10 +333,13 @@ class Dataset:
         return rows * row_bytes * len(self.layers[name])
 
     def resident(self, name: str) -> Resident:
-        """A whole modality in memory, read at the first call."""
+        """A whole modality in memory or on the device, read at the first call."""
         if name not in self._resident:
             times_of = partial(self._times_of, name)
-            self._resident[name] = Resident(self.layers[name], self._entries[name], times_of)
+            found = Resident(self.layers[name], self._entries[name], times_of)
+            if self._lies_there:
+                found.move(self.device)
+            self._resident[name] = found
         return self._resident[name]
 
 

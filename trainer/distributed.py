@@ -27,12 +27,14 @@ def rank() -> int:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Meet the other processes, where torchrun started some."""
+def joined(device: torch.device) -> Iterator[None]:
+    """Meet the other processes, where torchrun started some; cards talk by NCCL."""
     if size() == 1:
         yield
         return
-    dist.init_process_group("gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:

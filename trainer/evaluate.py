@@ -147,7 +147,7 @@ def gate_means(
             weights_BM = model.gate_weights(batch)
             if weights_BM is None:
                 return None
-            weights_NM[batch.clips] = weights_BM.double().cpu().numpy()
+            weights_NM[batch.clips] = weights_BM.cpu().double().numpy()
 
     def means(rows: Clips) -> dict[str, float]:
         here_NM = data.present_NM[rows]

@@ -69,15 +69,16 @@ class FineTunedEncoder(nn.Module):
         frames = [self._source.frames(length) for length in lengths]
         longest = max(1, *frames)
         E = int(self._source.config.hidden_size)
-        x_BTLE = torch.zeros(len(x_BN), longest, len(self._source.layers), E)
+        shape = (len(x_BN), longest, len(self._source.layers), E)
+        x_BTLE = torch.zeros(shape, device=x_BN.device)
         for length in sorted(set(lengths)):
             count = self._source.frames(length)
             if count:
                 rows = [b for b, other in enumerate(lengths) if other == length]
                 states = self._hidden(torch.stack([x_BN[b, :length] for b in rows]))
                 x_BTLE[rows, :count] = states
-        frame_T = torch.arange(longest)
-        mask_BT = frame_T < torch.tensor(frames)[:, None]
+        frame_T = torch.arange(longest, device=x_BN.device)
+        mask_BT = frame_T < torch.tensor(frames, device=x_BN.device)[:, None]
         hop_s = self._source.stride / self._source.rate_hz
         middle_s = self._source.shortest / (2 * self._source.rate_hz)
         times_BT = torch.where(mask_BT, times_BN[:, :1] + middle_s + frame_T * hop_s, torch.nan)

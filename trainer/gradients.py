@@ -63,6 +63,8 @@ class GradientNorms:
             norm_M = self._summed(gradient_P**2).sqrt()
             update_M = self._summed((rate_P * gradient_P) ** 2).sqrt()
             ratio_M = update_M / self._summed(weight_P**2).sqrt().clamp(min=1e-12)
+            # a step that overflowed in float16 is not taken, and counts nothing
+            norm_M, ratio_M = (x.nan_to_num(0, 0, 0) for x in (norm_M, ratio_M))
             self.totals_2M += torch.stack([norm_M, ratio_M])
             decay = min(_DECAY, self.steps / (self.steps + 1))
             self.smooth_M.lerp_(norm_M / self._root_M, 1 - decay)

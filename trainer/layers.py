@@ -29,7 +29,7 @@ class Encoded:
 
 def blank(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     """Zeros where the mask is False, whatever stood there."""
-    return torch.where(mask_BT.unsqueeze(-1), x_BTD, torch.zeros((), dtype=x_BTD.dtype))
+    return torch.where(mask_BT.unsqueeze(-1), x_BTD, x_BTD.new_zeros(()))
 
 
 def masked_mean(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
@@ -52,7 +52,8 @@ def time_features(
 
     Steps without a time (NaN) get zeros. `dim` is even.
     """
-    steps = torch.arange(dim // 2, dtype=torch.float32) / max(dim // 2 - 1, 1)
+    steps = torch.arange(dim // 2, dtype=torch.float32, device=times_BT.device)
+    steps = steps / max(dim // 2 - 1, 1)
     period_s = shortest_s * (longest_s / shortest_s) ** steps
     timed_BT = torch.isfinite(times_BT)
     phase = blank(times_BT.unsqueeze(-1), timed_BT) * (2 * math.pi / period_s)
@@ -75,7 +76,7 @@ class Attention(nn.Module):
         """(B, T, D) and its mask -> (B, T, D)."""
         B, T, D = x_BTD.shape
         qkv = self.qkv(x_BTD).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        first_T = torch.arange(T) == 0
+        first_T = torch.arange(T, device=x_BTD.device) == 0
         keys_BT = mask_BT | (first_T & ~mask_BT.any(dim=1, keepdim=True))
         y = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=keys_BT[:, None, None])
         out: Tensor = self.out(y.transpose(1, 2).reshape(B, T, D))

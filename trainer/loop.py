@@ -16,6 +16,7 @@ from mmfuse.trainer import distributed
 from mmfuse.trainer.checkpoint import Checkpoints
 from mmfuse.trainer.config import TrainConfig
 from mmfuse.trainer.dataset import Dataset
+from mmfuse.trainer.device import CPU, draws_kept, sent
 from mmfuse.trainer.losses import WHOLE, shares_of, terms_of, weighed
 from mmfuse.trainer.model import FusionModel, drop_modalities
 from mmfuse.trainer.optim import average, factor, set_rates
@@ -27,16 +28,19 @@ _FILL = "fill_uninitialized_memory"
 
 
 @contextmanager
-def reproducible(seed: int, threads: int) -> Iterator[None]:
-    """Same seed and threads, same bits on a CPU; torch's own state is as before afterwards."""
+def reproducible(seed: int, threads: int, device: torch.device = CPU) -> Iterator[None]:
+    """Same seed and threads, same bits on a CPU; torch's own state is as before afterwards.
+
+    On a card it is the same draws, but sums in whatever order is fast.
+    """
     deterministic = torch.are_deterministic_algorithms_enabled()
     before = torch.get_num_threads()
     memory = torch.utils.deterministic
     fill = getattr(memory, _FILL)
-    with torch.random.fork_rng(devices=[]):
+    with draws_kept(device):
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(device.type == "cpu")
         setattr(memory, _FILL, False)  # takes a sixth of the time, and nothing reads it
         try:
             yield
@@ -65,7 +69,9 @@ def fit(
     window_size = config.batch_size * config.accumulate * distributed.size()
     steps_an_epoch = -(-len(clips) // window_size)
     steps, rising = (n * steps_an_epoch for n in (config.epochs, config.modality_dropout_warmup))
+    device = next(model.parameters()).device
     objective = data.task.objective(config, data.label[clips])
+    there = objective.to(device)
     state = State(model, config)
     optimizer, averaged, balance = state.optimizer, state.averaged, state.balance
     if checkpoints and (found := checkpoints.load()):
@@ -92,27 +98,29 @@ def fit(
                 window = data.plan(rows, config.crop_s, state.crops, views)
                 dropout = config.modality_dropout * risen(result.steps, rising)
                 shown_WM = distributed.from_first(drop_modalities(window.present_BM, dropout))
-                loss = torch.zeros(())
+                loss = torch.zeros((), device=device)
                 optimizer.zero_grad(set_to_none=True)
                 weight_W = objective.weight(window.label_B)
                 parts = slices(len(rows), config.batch_size)
                 for part in parts[distributed.rank() :: distributed.size()]:
-                    batch, shown_BM = data.gather(window[part]), shown_WM[part]
+                    batch, shown_BM = data.gather(window[part]), sent(shown_WM[part], device)
                     shares = shares_of(weight_W, shown_WM, part)
-                    with lowered(config.precision):
+                    with lowered(config.precision, device):
                         output = model(batch, shown_BM)
-                    terms = terms_of(output, batch, shown_BM, objective, shares)
+                    terms = terms_of(output, batch, shown_BM, there, shares)
                     total = weighed(terms, balance.weights)
                     balance.look(terms, output, batch, shown_BM)
-                    torch.autograd.backward(total)
+                    torch.autograd.backward(state.scaler.scale(total))
                     loss += total.detach()
                 distributed.add_gradients(model)
                 distributed.add([loss])
+                state.scaler.unscale_(optimizer)
                 balance.settle(result.steps, state.epoch)
                 state.norms.note()
                 if config.grad_clip:
                     nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-                optimizer.step()
+                state.scaler.step(optimizer)
+                state.scaler.update()
                 result.steps += 1
                 if averaged is not model:
                     average(averaged, model, config.ema, result.steps)
@@ -144,12 +152,13 @@ def fit(
     return result
 
 
-def lowered(precision: str) -> torch.autocast:
-    """Products and convolutions in bfloat16 inside, where that is asked for; weights stay float32.
+def lowered(precision: str, device: torch.device = CPU) -> torch.autocast:
+    """Products and convolutions in 16 bits inside, where that is asked for; weights stay float32.
 
     Logits come out in float32, and losses, gradients of weights, and evaluation are in float32.
     """
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+    dtype = torch.float16 if precision == "float16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "float32")
 
 
 def risen(step: int, steps: int) -> float:
@@ -197,10 +206,12 @@ def predict_all(
     found = {name: np.zeros((len(data), data.task.outputs)) for name in names}
     with torch.inference_mode():
         for batch in data.batches(clips, batch_size):
-            present_BM = batch.present_BM & torch.tensor(keep) if keep else batch.present_BM
+            present_BM = batch.present_BM
+            if keep:
+                present_BM = present_BM & torch.tensor(keep, device=present_BM.device)
             output = model(batch, present_BM)
             for name, logits_BC in ({WHOLE: output.logits_BC} | output.unimodal).items():
-                found[name][batch.clips] = data.task.answer(logits_BC.double()).numpy()
+                found[name][batch.clips] = data.task.answer(logits_BC.cpu().double()).numpy()
     return {name: said_NK[clips] for name, said_NK in found.items()}
 
 

@@ -16,6 +16,7 @@ Shapes: B batch, T row, F column of the stream, K part of a row, D width, V toke
 """
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -128,7 +129,7 @@ class TokenEmbedding(nn.Module):
 
     def transposed(self, tokens_BT: Tensor) -> Tensor:
         """Each clip moved by its own number of semitones; notes that would leave 0..127 stay."""
-        by_B1 = torch.randint(-self.transpose, self.transpose + 1, (len(tokens_BT), 1))
+        by_B1 = _semitones(self.transpose, tokens_BT)
         pitch_BT = self.pitch_V[tokens_BT]
         moved_BT = pitch_BT + by_B1
         fits_BT = (pitch_BT >= 0) & (moved_BT >= 0) & (moved_BT < PITCHES)
@@ -153,9 +154,9 @@ class FieldEmbedding(nn.Module):
         self.sizes = {**sizes, "class": 1 + PITCH_CLASSES, "octave": 1 + OCTAVES}
         if "program" in sizes:
             self.sizes["family"] = 1 + FAMILIES
-        first = torch.tensor([0, *self.sizes.values()]).cumsum(0)
-        self.register_buffer("first_K", first[:-1], persistent=False)
-        self.table = nn.EmbeddingBag(int(first[-1]) + 1, dim, mode="sum", padding_idx=0)
+        *first, size = accumulate([0, *self.sizes.values()])
+        self.register_buffer("first_K", torch.tensor(first), persistent=False)
+        self.table = nn.EmbeddingBag(size + 1, dim, mode="sum", padding_idx=0)
         self.norm = nn.LayerNorm(dim)
         by_family = PITCH_CLASSES + OCTAVES + LEAPS + len(_GAPS_S) + 1
         self.bag_size = (
@@ -166,7 +167,8 @@ class FieldEmbedding(nn.Module):
         """Fields (B, T, K); a value beyond the vocabulary counts as its last."""
         fields_BTK = x_BTF[..., : len(self.names)]
         fields_BTK = torch.where(mask_BT.unsqueeze(-1), fields_BTK, 0).long()
-        last_K = torch.tensor([self.sizes[name] - 1 for name in self.names])
+        last = [self.sizes[name] - 1 for name in self.names]
+        last_K = torch.tensor(last, device=fields_BTK.device)
         return torch.minimum(fields_BTK.clamp(min=0), last_K)
 
     def forward(self, rows_BTK: Tensor) -> Tensor:
@@ -197,7 +199,7 @@ class FieldEmbedding(nn.Module):
 
     def transposed(self, rows_BTK: Tensor) -> Tensor:
         """Each clip moved by its own number of semitones; notes that would leave 0..127 stay."""
-        by_B1 = torch.randint(-self.transpose, self.transpose + 1, (len(rows_BTK), 1))
+        by_B1 = _semitones(self.transpose, rows_BTK)
         pitch_BT = self._field(rows_BTK, "pitch")
         moved_BT = pitch_BT + by_B1
         fits_BT = (pitch_BT > 0) & (moved_BT > 0) & (moved_BT <= PITCHES)
@@ -222,20 +224,26 @@ class FieldEmbedding(nn.Module):
         return parts
 
 
+def _semitones(most: int, rows: Tensor) -> Tensor:
+    """How far each clip is moved, (B, 1)."""
+    return torch.randint(-most, most + 1, (len(rows), 1), device=rows.device)
+
+
 def _from_note_to_note(
     family_BT: Tensor, pitch_BT: Tensor, times_BT: Tensor, notes_BT: Tensor
 ) -> tuple[Tensor, Tensor]:
     """From the last note of the same family: semitones, 1..LEAPS, and the bin of the seconds
     between the onsets, 1..17; 0 at the first note of a family and where there is none.
     """
-    steps_T = torch.arange(family_BT.shape[1])
+    steps_T = torch.arange(family_BT.shape[1], device=family_BT.device)
     group_BT = torch.where(notes_BT, family_BT, FAMILIES)
     order_BT = (group_BT * family_BT.shape[1] + steps_T).argsort(dim=1)
     group_BT, pitch_BT = group_BT.gather(1, order_BT), pitch_BT.gather(1, order_BT)
     time_BT = torch.where(notes_BT, times_BT, 0.0).gather(1, order_BT)
     known_BT = F.pad(group_BT[:, 1:] == group_BT[:, :-1], (1, 0)) & (group_BT < FAMILIES)
     leap_BT = F.pad(pitch_BT[:, 1:] - pitch_BT[:, :-1], (1, 0)).clamp(-WIDEST, WIDEST)
-    gap_BT = torch.bucketize(F.pad(time_BT[:, 1:] - time_BT[:, :-1], (1, 0)), torch.tensor(_GAPS_S))
+    borders = torch.tensor(_GAPS_S, device=time_BT.device)
+    gap_BT = torch.bucketize(F.pad(time_BT[:, 1:] - time_BT[:, :-1], (1, 0)), borders)
     back_BT = order_BT.argsort(dim=1)
     leap_BT = torch.where(known_BT, leap_BT + WIDEST + 1, 0).gather(1, back_BT)
     return leap_BT, torch.where(known_BT, gap_BT + 1, 0).gather(1, back_BT)
@@ -246,7 +254,7 @@ def _last(on_BT: Tensor) -> Tensor:
 
     What cummax would give, from operations that every export format has.
     """
-    steps_BT = torch.arange(on_BT.shape[1]).expand(on_BT.shape)
+    steps_BT = torch.arange(on_BT.shape[1], device=on_BT.device).expand(on_BT.shape)
     count_BT = on_BT.cumsum(dim=1)
     place_BT, step_BT = torch.where(on_BT, count_BT, 0), torch.where(on_BT, steps_BT, -1)
     at_BK = F.pad(torch.full_like(count_BT, -1), (0, 1)).scatter(1, place_BT, step_BT)
@@ -258,7 +266,8 @@ def _roots(parts: list[tuple[Tensor, int]], mask_BT: Tensor) -> Tensor:
     weight_BT = mask_BT / mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
     found = []
     for numbers_BT, size in parts:
-        share_BV = torch.zeros(mask_BT.shape[0], size).scatter_add(1, numbers_BT, weight_BT)
+        zeros_BV = torch.zeros(mask_BT.shape[0], size, device=mask_BT.device)
+        share_BV = zeros_BV.scatter_add(1, numbers_BT, weight_BT)
         found.append((share_BV * size).sqrt())
     return torch.cat(found, dim=1)
 

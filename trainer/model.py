@@ -116,7 +116,7 @@ def drop_modalities(present_BM: Tensor, p: float) -> Tensor:
     """
     if p == 0:
         return present_BM
-    luck_BM = torch.rand(present_BM.shape)
+    luck_BM = torch.rand(present_BM.shape, device=present_BM.device)
     kept_BM = present_BM & (luck_BM >= p)
     luckiest_BM = luck_BM.masked_fill(~present_BM, -1.0)
     rescue_BM = present_BM & (luckiest_BM == luckiest_BM.amax(dim=1, keepdim=True))

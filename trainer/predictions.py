@@ -22,6 +22,7 @@ from mmfuse.features.errors import ConfigError
 from mmfuse.features.layout import write_durably
 from mmfuse.features.store import FeatureStore, open_store
 from mmfuse.trainer.dataset import Dataset
+from mmfuse.trainer.device import usable
 from mmfuse.trainer.load import streams_like
 from mmfuse.trainer.loop import predict, reproducible
 from mmfuse.trainer.raw_clips import Made, Reasons, chosen, make_features, write_selection
@@ -130,11 +131,13 @@ def _asked(
 ) -> Predictions:
     data = dataset_of(saved, clips, store)
     everything = np.arange(len(data))
-    with reproducible(saved.config.train.seed, saved.config.train.threads):
+    device = usable(saved.config.train.device)
+    data.place(device)
+    with reproducible(saved.config.train.seed, saved.config.train.threads, device):
         asked_N = everything[data.present_NM.any(axis=1)]
         found_NK = np.full((len(data), saved.task.outputs), np.nan)
         found_NK[asked_N] = predict(
-            saved.model, data, asked_N, batch_size=saved.config.eval.batch_size
+            saved.model.to(device), data, asked_N, batch_size=saved.config.eval.batch_size
         )
     why = _reasons(clips, data, store, reasons)
     rows = []

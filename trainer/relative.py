@@ -49,7 +49,7 @@ class RelativeAttention(nn.Module):
         """(B, T, D), its mask and the bar of each step, int64 -> (B, T, D)."""
         B, T, D = x_BTD.shape
         q, k, v = self.qkv(x_BTD).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        first_T = torch.arange(T) == 0
+        first_T = torch.arange(T, device=x_BTD.device) == 0
         keys_BT = mask_BT | (first_T & ~mask_BT.any(dim=1, keepdim=True))
         bias_BHTT = self.by_distance(q) + self.by_bars(bar_BT)
         bias_BHTT = bias_BHTT.masked_fill(~keys_BT[:, None, None], float("-inf"))
@@ -62,8 +62,8 @@ class RelativeAttention(nn.Module):
     def by_distance(self, q_BHTd: Tensor) -> Tensor:
         """Logits (B, H, T, T): each query times the embedding of its distance to each key."""
         T, width = q_BHTd.shape[2:]
-        apart_R = torch.arange(1 - T, T).clamp(-self.reach, self.reach) + self.reach
-        by_distance = q_BHTd @ self.distance_HRd[:, apart_R].transpose(1, 2)
+        apart_R = torch.arange(1 - T, T, device=q_BHTd.device).clamp(-self.reach, self.reach)
+        by_distance = q_BHTd @ self.distance_HRd[:, apart_R + self.reach].transpose(1, 2)
         return skew(by_distance) / math.sqrt(width)
 
     def by_bars(self, bar_BT: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from mmfuse.features.corpus import open_corpus
 from mmfuse.features.errors import ConfigError
 from mmfuse.features.store import open_store
 from mmfuse.trainer import folder
+from mmfuse.trainer.device import usable
 from mmfuse.trainer.evaluate import evaluate
 from mmfuse.trainer.loop import reproducible
 from mmfuse.trainer.predictions import dataset_of
@@ -53,9 +54,11 @@ def score(
     clips = [clip for clip in chosen(opened, split, ()) if clip.label is not None]
     _known(saved, clips, f"{path}, split {split!r}")
     data = dataset_of(saved, clips, open_store(stored))
-    with reproducible(saved.config.train.seed, saved.config.train.threads):
+    device = usable(saved.config.train.device)
+    data.place(device)
+    with reproducible(saved.config.train.seed, saved.config.train.threads, device):
         scores, _ = evaluate(
-            saved.model,
+            saved.model.to(device),
             data,
             saved.config,
             {split: split},

@@ -69,6 +69,21 @@ class Resident:
         self.start_VN = np.append(starts_P[:-1], rows)[place_VN]
         self.rows_VN = np.append(lengths_P, 0)[place_VN]
         self._buffers: dict[torch.dtype, Tensor] = {}
+        self._there: tuple[Tensor, Tensor] | None = None
+
+    def move(self, device: torch.device) -> None:
+        """Keep rows and times on a device, from which batches are then gathered by index.
+
+        One row more stands there for padding.
+        """
+        values = self.values.reshape(-1, *self.item)
+        if values.dtype.kind == "u" and values.dtype.itemsize > 1:
+            values = values.astype(np.int64)  # cards know few of the others
+        padding = np.zeros((1, *self.item), values.dtype)
+        times_R = torch.from_numpy(np.append(self.times_R, np.float32(np.nan)))
+        rows = torch.from_numpy(np.concatenate([values, padding]))
+        self._there = rows.to(device), times_R.to(device)
+        self.values = self.values[:0]
 
     def bounds(
         self, clips: NDArray[np.int64], views: NDArray[np.int64]
@@ -98,9 +113,11 @@ class Resident:
 
         They lie in buffers that the next call overwrites.
         """
+        if self._there is not None:
+            return self._selected(*self._there, starts_B, rows_B)
         shape = (len(rows_B), max(1, int(rows_B.max())))
         x, mask_BT = self._buffer((*shape, *self.item), self.dtype), self._buffer(shape, torch.bool)
-        times_BT = torch.empty(shape)
+        times_BT = torch.empty(shape, device="cpu")
         clock(self.times_R, starts_B, rows_B, times_BT.numpy(), mask_BT.numpy())
         flat = x.view(-1).numpy()
         if COMPILED and self.values.dtype == np.float16:
@@ -110,11 +127,28 @@ class Resident:
             spread(self.values, self.width, starts_B, rows_B, flat)
         return x, times_BT, mask_BT
 
+    def _selected(
+        self,
+        rows: Tensor,
+        times_R: Tensor,
+        starts_B: NDArray[np.int64],
+        rows_B: NDArray[np.int64],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same on the device; padding is the last row."""
+        step_T = torch.arange(max(1, int(rows_B.max())), device=rows.device)
+        count_B1, start_B1 = (
+            torch.from_numpy(given).to(rows.device)[:, None] for given in (rows_B, starts_B)
+        )
+        mask_BT = step_T < count_B1
+        index_BT = torch.where(mask_BT, start_B1 + step_T, len(times_R) - 1)
+        x = rows.index_select(0, index_BT.view(-1)).view(*index_BT.shape, *self.item)
+        return x.to(self.dtype), times_R[index_BT], mask_BT
+
     def _buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         size = int(np.prod(shape))
         kept = self._buffers.get(dtype)
         if kept is None or kept.numel() < size:
-            self._buffers[dtype] = kept = torch.empty(size + size // 4, dtype=dtype)
+            self._buffers[dtype] = kept = torch.empty(size + size // 4, dtype=dtype, device="cpu")
         return kept[:size].view(shape)
 
 

@@ -75,11 +75,11 @@ class PianoRollEncoder(nn.Module):
 
     def _transposed(self, x_BPTK: Tensor) -> Tensor:
         """Each roll moved by its own number of keys; what leaves the keyboard is gone."""
-        by_B = torch.randint(-self.transpose, self.transpose + 1, (len(x_BPTK),))
-        padded = F.pad(x_BPTK, (self.transpose, self.transpose))
+        most = self.transpose
+        by_B = torch.randint(-most, most + 1, (len(x_BPTK),), device="cpu")
+        padded = F.pad(x_BPTK, (most, most))
         moved = [
-            roll.narrow(2, self.transpose - int(by), KEYS)
-            for roll, by in zip(padded, by_B, strict=True)
+            roll.narrow(2, most - int(by), KEYS) for roll, by in zip(padded, by_B, strict=True)
         ]
         return torch.stack(moved)
 
@@ -104,7 +104,7 @@ class _Shorten(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, C, T, K), mask and times -> the same three with fewer steps."""
         here = mask_BT[:, None, :, None]
-        y = self.conv(torch.where(here, x_BPTK, torch.zeros(())))
+        y = self.conv(torch.where(here, x_BPTK, x_BPTK.new_zeros(())))
         y = F.gelu(self.norm(y.permute(0, 2, 3, 1)))
         y = self.dropout(y.permute(0, 3, 1, 2))
         steps = y.shape[2]

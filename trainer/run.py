@@ -22,6 +22,7 @@ from mmfuse.trainer.audio_encoders import MelCNNEncoder
 from mmfuse.trainer.checkpoint import Checkpoints, identity_of, refuse_another
 from mmfuse.trainer.config import RunConfig, load_run_config
 from mmfuse.trainer.dataset import Dataset
+from mmfuse.trainer.device import chosen
 from mmfuse.trainer.evaluate import SCORED, evaluate
 from mmfuse.trainer.folder import RunFolder, check_free
 from mmfuse.trainer.gradients import imbalance, summary
@@ -67,23 +68,28 @@ def train(
     path = out or Path("runs") / config.name
     check_free(path, overwrite=overwrite)
     data, store = load_dataset(config, config_path, overrides)
+    device = chosen(config.train.device, config.train.precision)
+    data.place(device)
     identity = identity_of(config, data, store)
     if not overwrite:
         refuse_another(path, identity)
     if distributed.rank():
-        with reproducible(config.train.seed, config.train.threads), distributed.joined():
-            model = build_model(config, data)
+        with (
+            reproducible(config.train.seed, config.train.threads, device),
+            distributed.joined(device),
+        ):
+            model = build_model(config, data).to(device)
             distributed.meet()
             checkpoints = Checkpoints(path, identity, config.train.checkpoint_s, warn)
             fit(model, data, config.train, checkpoints=checkpoints)
         return {}
     with (
-        reproducible(config.train.seed, config.train.threads),
-        distributed.joined(),
+        reproducible(config.train.seed, config.train.threads, device),
+        distributed.joined(device),
         RunFolder(path, overwrite=overwrite) as run,
     ):
         (path / folder.RESOLVED).write_text(to_toml(config), encoding="utf-8")
-        model = build_model(config, data)
+        model = build_model(config, data).to(device)
         checkpoints = Checkpoints(path, identity, config.train.checkpoint_s, warn)
 
         def note(record: Record) -> None:
@@ -116,6 +122,7 @@ def conclude(
         **scores,
         "name": config.name,
         "task": data.task.name,
+        "device": str(data.device),
         "seed": config.train.seed,
         "modalities": list(model.modalities),
         "classes": data.classes,

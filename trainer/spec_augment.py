@@ -25,7 +25,8 @@ class SpecAugment(nn.Module):
         """Standardised frames (B, T, F) and which of them are a clip's -> the same, masked."""
         if not self.training:
             return x_BTF
-        frames_B, bands_B = mask_BT.sum(dim=1), torch.full((len(x_BTF),), x_BTF.shape[2])
+        frames_B = mask_BT.sum(dim=1)
+        bands_B = torch.full_like(frames_B, x_BTF.shape[2])
         for _ in range(self.m_F if self.F else 0):
             x_BTF = x_BTF.masked_fill(_stretch(bands_B, x_BTF.shape[2], self.F)[:, None], 0.0)
         for _ in range(self.m_T if self.T else 0):
@@ -37,8 +38,9 @@ class SpecAugment(nn.Module):
 
 def _stretch(size_B: Tensor, most: int, longest: Tensor | int) -> Tensor:
     """(B, most) bool, True in one random stretch of 0..longest of the first `size_B` steps."""
-    limit_B = torch.minimum(size_B, torch.as_tensor(longest))
-    width_B = (torch.rand(len(size_B)) * (limit_B + 1)).long()
-    start_B = (torch.rand(len(size_B)) * (size_B - width_B + 1)).long()
-    steps = torch.arange(most)
+    device = size_B.device
+    limit_B = torch.minimum(size_B, torch.as_tensor(longest, device=device))
+    width_B = (torch.rand(len(size_B), device=device) * (limit_B + 1)).long()
+    start_B = (torch.rand(len(size_B), device=device) * (size_B - width_B + 1)).long()
+    steps = torch.arange(most, device=device)
     return (steps >= start_B[:, None]) & (steps < (start_B + width_B)[:, None])

@@ -16,6 +16,7 @@ from torch import Tensor
 from mmfuse.features.errors import ConfigError
 from mmfuse.trainer.balance import build_balance
 from mmfuse.trainer.config import TrainConfig
+from mmfuse.trainer.device import draws, set_draws
 from mmfuse.trainer.gradients import GradientNorms
 from mmfuse.trainer.model import FusionModel
 from mmfuse.trainer.optim import build_optimizer
@@ -45,6 +46,10 @@ class State:
         self.model, self.config = model, config
         self.averaged = copy.deepcopy(model) if config.ema else model
         self.optimizer = build_optimizer(model, config)
+        self.device = next(model.parameters()).device
+        # float16 has few small numbers: losses are scaled up, and gradients down again
+        half = config.precision == "float16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.norms = GradientNorms(model, self.optimizer)
         self.balance = build_balance(model, config)
         self.fit, self.best = Fit(), copy.deepcopy(model.state_dict())
@@ -82,7 +87,9 @@ class State:
             tensors |= {f"averaged.{k}": v for k, v in self.averaged.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in moments.items()}
-        tensors["random"] = torch.get_rng_state()
+        states = draws(self.device)
+        tensors["random"] = states.pop("cpu")
+        tensors |= {f"random.{k}": v for k, v in states.items()}
         tensors["norms.totals"] = self.norms.totals_2M
         tensors["norms.smooth"] = self.norms.smooth_M
         if self.losses:
@@ -93,6 +100,7 @@ class State:
             "done": self.done,
             "crops": self.crops.bit_generator.state,
             "balance": self.balance.pack(),
+            "scaler": self.scaler.state_dict(),
             "norms": [self.norms.steps, self.norms.steps_in_epoch],
         }
 
@@ -108,12 +116,13 @@ class State:
             moments.setdefault(int(index), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        torch.set_rng_state(tensors["random"])
+        set_draws({"cpu": tensors["random"], **_below(tensors, "random.")}, self.device)
         self.norms.totals_2M.copy_(tensors["norms.totals"])
         self.norms.smooth_M.copy_(tensors["norms.smooth"])
         self.norms.steps, self.norms.steps_in_epoch = document["norms"]
         self.balance.unpack(document["balance"])
-        self.losses = list(tensors["losses"]) if "losses" in tensors else []
+        self.losses = list(tensors["losses"].to(self.device)) if "losses" in tensors else []
+        self.scaler.load_state_dict(document["scaler"])
         self.fit = Fit(**json.loads(document["fit"]))
         self.fit.resumed_at = self.fit.steps
         self.epoch, self.done = document["epoch"], document["done"]

@@ -96,19 +96,16 @@ class StoredEncoder(nn.Module):
 
     def forward(self, x: Tensor, mask_BT: Tensor, times_BT: Tensor) -> Encoded:
         """Rows of one layer (B, T, E) or of several (B, T, L, E) -> T / stride steps."""
-        x_BTLE = x.unsqueeze(2) if x.ndim == 3 else x
+        x_BTLE = (x.unsqueeze(2) if x.ndim == 3 else x).to(self.project.weight.dtype)
         here = mask_BT[:, :, None, None]
-        return self.encode(
-            torch.where(here, x_BTLE.to(self.project.weight.dtype), torch.zeros(())),
-            mask_BT,
-            times_BT,
-        )
+        return self.encode(torch.where(here, x_BTLE, x_BTLE.new_zeros(())), mask_BT, times_BT)
 
     def encode(self, x_BTLE: Tensor, mask_BT: Tensor, times_BT: Tensor) -> Encoded:
         """The same of rows that are finite everywhere."""
         mixed_BTE = self.mix(x_BTLE)
         sequence_BTD, steps_BT = self.norm(self.project(self.dropout(mixed_BTE))), mask_BT
-        order_BT = (_TOKEN_S * torch.arange(times_BT.shape[1])).expand(times_BT.shape)
+        step_T = torch.arange(times_BT.shape[1], device=times_BT.device)
+        order_BT = (_TOKEN_S * step_T).expand(times_BT.shape)
         clock_BT = torch.where(torch.isfinite(times_BT), times_BT, order_BT)
         for shorten in self.shorten:
             sequence_BTD, steps_BT, times_BT = shorten(sequence_BTD, steps_BT, times_BT)

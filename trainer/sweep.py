@@ -25,6 +25,7 @@ from mmfuse.features.store import FeatureStore
 from mmfuse.trainer import folder
 from mmfuse.trainer.config import RunConfig, TrainConfig, load_run_config
 from mmfuse.trainer.dataset import Dataset
+from mmfuse.trainer.device import chosen
 from mmfuse.trainer.folder import RunFolder, check_free
 from mmfuse.trainer.fusion_base import PooledFusion
 from mmfuse.trainer.load import load_dataset
@@ -39,7 +40,7 @@ _SIDE_BY_SIDE = {"seed", "lr", "weight_decay", "patience"}  # and every dropout 
 _KNOWN = _SIDE_BY_SIDE | {
     "epochs", "batch_size", "warmup_steps", "schedule", "grad_clip", "label_smoothing",
     "class_weights", "unimodal_weight", "modality_dropout", "ema", "crop_s", "imbalance",
-    "checkpoint_s", "threads",
+    "checkpoint_s", "threads", "device",
 }  # fmt: skip
 _MOST_BYTES = 2**31  # of streams that a stack holds in memory
 
@@ -187,6 +188,9 @@ def _run_group(
 
 def obstacle(config: RunConfig, data: Dataset) -> str:
     """Why models of a configuration can't be trained side by side; "" if they can."""
+    device = chosen(config.train.device)
+    if device.type != "cpu":
+        return f"train.device is {device}, and models are stacked on the processor only"
     defaults = TrainConfig()
     for key in sorted(set(TrainConfig.model_fields) - _KNOWN):
         if getattr(config.train, key) != getattr(defaults, key):

@@ -46,7 +46,8 @@ class TextEncoder(nn.Module):
         if self.training and self.token_dropout:
             mask_BT = mask_BT & drop_tokens(mask_BT, self.token_dropout)
         bag_BTD = self.norm(self.embedding(tokens_BT))
-        order_BT = torch.arange(x_BT.shape[1], dtype=torch.float32).expand(x_BT.shape)
+        order_T = torch.arange(x_BT.shape[1], dtype=torch.float32, device=x_BT.device)
+        order_BT = order_T.expand(x_BT.shape)
         sequence_BTD = self.dropout(bag_BTD + time_features(order_BT, self.dim, 4.0, 400.0))
         for layer in self.layers:
             sequence_BTD = layer(sequence_BTD, mask_BT)
@@ -65,6 +66,6 @@ class TextEncoder(nn.Module):
 
 def drop_tokens(mask_BT: Tensor, p: float) -> Tensor:
     """Which tokens to keep, each with probability 1 - p; the first token always stays."""
-    keep_BT = torch.rand(mask_BT.shape) >= p
+    keep_BT = torch.rand(mask_BT.shape, device=mask_BT.device) >= p
     keep_BT[:, 0] = True
     return keep_BT
