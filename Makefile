@@ -22,11 +22,13 @@ help: ## this list
 
 install: .venv/.test ## .venv with mmfuse and what tests and checks need
 
-demo: .venv/.test ## sample corpus -> features -> five trained models -> their comparison
+demo: .venv/.test ## sample corpus -> features -> five trained models -> their comparison, two pages
 	$(BIN)/mmfeat sample demo/corpus
 	$(BIN)/mmfeat run configs/late.toml
 	for plan in $(PLANS); do $(BIN)/mmtrain run configs/$$plan.toml --overwrite || exit; done
 	$(BIN)/mmtrain compare $(PLANS:%=runs/%)
+	$(BIN)/mmfeat report demo/store.zarr --out demo/store.html
+	$(BIN)/mmtrain report $(PLANS:%=runs/%) --out demo/runs.html
 
 features: .venv/.test ## streams that CONFIG asks for; CORPUS=... STORE=... stand in for [data]
 	$(BIN)/mmfeat run $(CONFIG) $(CORPUS:%=--corpus %) $(STORE:%=--store %)

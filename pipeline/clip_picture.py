@@ -106,6 +106,10 @@ def picture(store: FeatureStore, clip: Clip, keys: dict[str, str]) -> Picture:
     if audio is not None:
         _draw_sound(found, audio)
         _aligned(found, audio, notes)
+    told = {"audio": clip.audio, "MIDI": clip.midi, "text": clip.text}
+    missing = [name for name, there in told.items() if there is None]
+    if len(missing) < len(told):  # else nothing is known of the clip's files
+        found.facts += [f"no {name}" for name in missing]
     return found
 
 

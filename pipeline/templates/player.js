@@ -18,7 +18,7 @@
   };
 
   const players = [];
-  for (const clip of document.querySelectorAll(".clip")) {
+  for (const clip of document.querySelectorAll(".clip:has(.score)")) {
     const audio = clip.querySelector("audio");
     const play = clip.querySelector(".play");
     const score = clip.querySelector(".score");
