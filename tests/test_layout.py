@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,15 @@ def test_the_wheel_has_every_package():
     assert sorted(folder.name for folder in folders) == sorted(MAY_IMPORT)
     assert all((folder / "py.typed").is_file() for folder in folders)
     assert {file.parent for file in MODULES} == folders, "packages are flat"
+
+
+def test_the_wheel_has_every_file_of_the_packages():
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
+    for package in MAY_IMPORT:
+        for file in (ROOT / package).rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".py":
+                inside = file.relative_to(ROOT / package).as_posix()
+                assert any(fnmatch(inside, pattern) for pattern in patterns), file
 
 
 @pytest.mark.parametrize(("name", "floor"), FLOORS.items())
