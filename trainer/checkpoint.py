@@ -122,7 +122,7 @@ def identity_of(config: RunConfig, data: Dataset, store: FeatureStore) -> dict[s
     """What makes a run the same run: model, training, clips with labels and splits, and streams."""
     document: dict[str, Any] = {
         "model": config.model.model_dump(mode="json"),
-        "train": config.train.model_dump(mode="json", exclude={"checkpoint_s", "imbalance"}),
+        "train": config.train.model_dump(mode="json", exclude={"checkpoint_s", "imbalance", "log"}),
     }
     clips = [data.ids, data.split.tolist(), data.label.tolist()]
     roots = {

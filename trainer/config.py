@@ -105,6 +105,7 @@ class TrainConfig(Strict):
     views: bool = False  # draw one of the stored views of each train clip, anew in each epoch
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")  # where it trains
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of products, convolutions
+    log: tuple[str, ...] = ("tensorboard",)  # who is told how it goes; wandb, mlflow, or plug-ins
     checkpoint_s: float = Field(default=30.0, ge=0)  # seconds between checkpoints; 0: each step
     threads: int = Field(default=2, ge=1)  # of the CPU; part of what makes numbers reproducible
 

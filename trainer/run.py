@@ -27,6 +27,7 @@ from mmfuse.trainer.evaluate import SCORED, evaluate
 from mmfuse.trainer.folder import RunFolder, check_free
 from mmfuse.trainer.gradients import imbalance, summary
 from mmfuse.trainer.load import load_dataset
+from mmfuse.trainer.loggers import RunLogs
 from mmfuse.trainer.loop import fit, reproducible
 from mmfuse.trainer.model import FusionModel
 from mmfuse.trainer.saved import save_model
@@ -60,12 +61,14 @@ def train(
     Raises:
         ConfigError: the configuration, the corpus or the folder can't be used, the folder holds an
             unfinished run of something else, or the loss ran off.
-        MissingError: the store lacks a stream; the message ends with the command that makes it.
+        MissingError: the store lacks a stream; the message ends with the command that makes it. Or
+            a package that `train.log` names is not installed.
         LockedError: another process trains into the same folder.
     """
     began = time.monotonic()
     config = load_run_config(config_path, overrides)
     path = out or Path("runs") / config.name
+    logs = RunLogs(config, warn)
     check_free(path, overwrite=overwrite)
     data, store = load_dataset(config, config_path, overrides)
     device = chosen(config.train.device, config.train.precision)
@@ -86,7 +89,7 @@ def train(
     with (
         reproducible(config.train.seed, config.train.threads, device),
         distributed.joined(device),
-        RunFolder(path, overwrite=overwrite) as run,
+        RunFolder(path, overwrite=overwrite, logs=logs) as run,
     ):
         (path / folder.RESOLVED).write_text(to_toml(config), encoding="utf-8")
         model = build_model(config, data).to(device)

@@ -29,6 +29,7 @@ from mmfuse.trainer.device import chosen
 from mmfuse.trainer.folder import RunFolder, check_free
 from mmfuse.trainer.fusion_base import PooledFusion
 from mmfuse.trainer.load import load_dataset
+from mmfuse.trainer.loggers import RunLogs
 from mmfuse.trainer.loop import reproducible
 from mmfuse.trainer.run import build_model, conclude, to_toml, train
 from mmfuse.trainer.stacked import Trainer
@@ -40,7 +41,7 @@ _SIDE_BY_SIDE = {"seed", "lr", "weight_decay", "patience"}  # and every dropout 
 _KNOWN = _SIDE_BY_SIDE | {
     "epochs", "batch_size", "warmup_steps", "schedule", "grad_clip", "label_smoothing",
     "class_weights", "unimodal_weight", "modality_dropout", "ema", "crop_s", "imbalance",
-    "checkpoint_s", "threads", "device",
+    "checkpoint_s", "threads", "device", "log",
 }  # fmt: skip
 _MOST_BYTES = 2**31  # of streams that a stack holds in memory
 
@@ -175,7 +176,7 @@ def _run_group(
         why = obstacle(one, data)
     if not why:
         try:
-            _run_stacked(group, data, store)
+            _run_stacked(group, data, store, report)
             report(f"{len(group)} runs trained side by side")
             return
         except (NotImplementedError, RuntimeError) as error:  # what vmap can't take
@@ -216,7 +217,9 @@ def obstacle(config: RunConfig, data: Dataset) -> str:
     return f"its streams have {size / 2**30:.1f} GiB" if size > _MOST_BYTES else ""
 
 
-def _run_stacked(group: list[Point], data: Dataset, store: FeatureStore) -> None:
+def _run_stacked(
+    group: list[Point], data: Dataset, store: FeatureStore, report: Callable[[str], None]
+) -> None:
     began = time.monotonic()
     for point in group:
         check_free(point.out, overwrite=False)
@@ -229,7 +232,8 @@ def _run_stacked(group: list[Point], data: Dataset, store: FeatureStore) -> None
         fits = Trainer(models, states, data, [point.config.train for point in group]).fit()
         share = (time.monotonic() - began) / len(group)
         for point, model, fitted in zip(group, models, fits, strict=True):
-            run = stack.enter_context(RunFolder(point.out, overwrite=True))
+            logs = RunLogs(point.config, report)
+            run = stack.enter_context(RunFolder(point.out, overwrite=True, logs=logs))
             toml = to_toml(point.config)
             (point.out / folder.RESOLVED).write_text(toml, encoding="utf-8")
             for record in fitted.records:

@@ -19,6 +19,7 @@ from mmfuse.trainer import run as run_module
 from mmfuse.trainer.calibration import nll
 from mmfuse.trainer.cli import app
 from mmfuse.trainer.config import RunConfig, load_run_config
+from mmfuse.trainer.event_file import PREFIX
 from mmfuse.trainer.folder import FILES, RunFolder
 from mmfuse.trainer.loop import predict
 from mmfuse.trainer.run import train
@@ -66,7 +67,8 @@ def test_a_run_leaves_the_state_of_torch_as_it_was(finished):
 
 def test_the_folder_holds_all_that_the_result_says(finished):
     folder, data = finished.folder / "a", finished.data()
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    names = sorted(path.name.partition(PREFIX)[1] or path.name for path in folder.iterdir())
+    assert names == sorted([*FILES, PREFIX])
     result = read(folder)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]

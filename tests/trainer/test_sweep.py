@@ -17,6 +17,7 @@ from mmfuse.trainer.cli import app
 from mmfuse.trainer.compare import compare
 from mmfuse.trainer.config import ModelConfig, TrainConfig
 from mmfuse.trainer.dataset import Dataset
+from mmfuse.trainer.event_file import PREFIX
 from mmfuse.trainer.loop import fit, reproducible
 from mmfuse.trainer.model import FusionModel
 from mmfuse.trainer.run import train
@@ -122,9 +123,11 @@ def test_a_sweep_leaves_the_folders_of_single_runs(plant):
     assert [row["settings"] for row in found["points"]] == [{"train.lr": 5e-3}, {"train.lr": 1e-3}]
     train(planted.config, ("train.lr=0.001", "train.seed=1"), planted.folder / "alone")
     many = planted.folder / "many" / "lr=0.001,seed=1"
-    assert sorted(p.name for p in many.iterdir()) == sorted(
-        p.name for p in (planted.folder / "alone").iterdir()
-    )
+    names = [
+        sorted(p.name.partition(PREFIX)[1] or p.name for p in folder.iterdir())
+        for folder in (many, planted.folder / "alone")
+    ]
+    assert names[0] == names[1]
     assert (many / "resolved.toml").read_text() == (
         planted.folder / "alone" / "resolved.toml"
     ).read_text()
