@@ -114,6 +114,7 @@ class EvalConfig(Strict):
     """How the result is measured."""
 
     batch_size: int = Field(default=64, ge=1)  # clips
+    windows: int = Field(default=0, ge=0)  # of train.crop_s each, averaged; 0: whole clips
     bootstrap: int = Field(default=2000, ge=100)  # resamples behind each interval
     resample: Literal["group", "clip"] = "group"  # what they draw; clips where there are no groups
     ece_bins: int = Field(default=15, ge=1, le=1000)  # of confidence, in the calibration error
@@ -147,11 +148,13 @@ class RunConfig(Strict):
         return self
 
     @model_validator(mode="after")
-    def _task(self) -> "RunConfig":
+    def _together(self) -> "RunConfig":
         if self.train.class_weights and self.train.task == "regression":
             raise ValueError(
                 'train.class_weights = true needs classes; not train.task = "regression"'
             )
+        if self.eval.windows and not self.train.crop_s:
+            raise ValueError("eval.windows are of train.crop_s seconds; set that above 0")
         if self.train.huber and self.train.task != "regression":
             raise ValueError('train.huber needs train.task = "regression"')
         return self

@@ -27,6 +27,7 @@ from mmfuse.trainer.tasks import SingleLabel
 
 SPLITS = ("train", "validation", "test")
 _BUCKET_BATCHES = 16  # batches whose clips are sorted by length together
+Place = np.random.Generator | float  # where spans lie: drawn, or a share of the room they have
 _KEPT_ROWS = 1 << 14  # times of longer entries are computed anew rather than kept
 
 
@@ -159,35 +160,39 @@ class Dataset:
         self,
         clips: NDArray[np.int64],
         crop_s: float = 0.0,
-        rng: np.random.Generator | None = None,
+        place: Place | None = None,
         views: NDArray[np.int64] | None = None,
     ) -> Batch:
         """`plan`, and `gather` at once."""
-        return self.gather(self.plan(clips, crop_s, rng, views))
+        return self.gather(self.plan(clips, crop_s, place, views))
 
     def plan(
         self,
         clips: NDArray[np.int64],
         crop_s: float = 0.0,
-        rng: np.random.Generator | None = None,
+        place: Place | None = None,
         views: NDArray[np.int64] | None = None,
     ) -> Plan:
-        """Choose rows. With `crop_s`, the same random span of time is cut from all streams.
+        """Choose rows. With `crop_s`, the same span of time is cut from all streams.
+
+        Where it lies is drawn for each clip, or told: from 0, at the beginning, to 1, at the end; a
+        clip that is not longer is then shown whole.
 
         With `views`, one number a clip, that view of it in all its modalities; the clip as it is
         where the store does not hold that view whole.
         """
         shown = np.zeros_like(clips) if views is None else views
+        cut = bool(crop_s) and place is not None
         label_B = torch.from_numpy(self.target[clips])
         if self._fits:
-            spans_2B = self._spans(clips, shown, crop_s, rng) if crop_s and rng else None
+            spans_2B = self._spans(clips, shown, crop_s, place) if cut else None
             chosen = {
                 name: self.resident(name).choose(clips, shown, spans_2B) for name in self.layers
             }
             present_BM = np.stack([one.rows_B > 0 for one in chosen.values()], axis=1)
             return Plan(clips, chosen, torch.from_numpy(present_BM), label_B)
         pairs = list(zip(clips.tolist(), shown.tolist(), strict=True))
-        spans = [self._span(*pair, crop_s, rng) for pair in pairs] if crop_s and rng else None
+        spans = [self._span(*pair, crop_s, place) for pair in pairs] if cut else None
         parts = {}
         for name, layers in self.layers.items():
             for stream, chosen in zip(layers, self._entries[name][shown, :, clips].T, strict=True):
@@ -215,12 +220,14 @@ class Dataset:
         batch = Batch(plan.clips, x, mask, times_s, plan.present_BM, plan.label_B)
         return batch.to(self.device)
 
-    def batches(self, clips: NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
-        """Whole clips, the shorter ones first."""
+    def batches(
+        self, clips: NDArray[np.int64], batch_size: int, crop_s: float = 0.0, place: float = 0.0
+    ) -> Iterator[Batch]:
+        """Whole clips, or a span of each, the shorter clips first."""
         length = np.stack(list(self.rows.values())).sum(axis=0)
         ordered = clips[np.argsort(length[clips], kind="stable")]
         for first in range(0, len(ordered), batch_size):
-            yield self.batch(ordered[first : first + batch_size])
+            yield self.batch(ordered[first : first + batch_size], crop_s, place)
 
     def moments(self, name: str, clips: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each column of a stream over clips, (F,) float32 each."""
@@ -273,15 +280,18 @@ class Dataset:
         ]
 
     def _span(
-        self, clip: int, view: int, crop_s: float, rng: np.random.Generator
+        self, clip: int, view: int, crop_s: float, place: Place | None
     ) -> tuple[float, float]:
-        """Start and end, in seconds, of a random span of the clip's first timed modality."""
-        luck = rng.random()
+        """Start and end, in seconds, of a span of the clip's first timed modality."""
+        luck = float(_lucks(place, 1)[0])
         for name, stream in self.streams.items():
             entry = int(self._entries[name][view, 0, clip])
             if entry >= 0 and stream.lengths[entry] and stream.spec.timing.kind != "none":
                 times = self._times_of(name, entry)
-                start = times[0] + luck * max(times[-1] - times[0] - crop_s, 0.0)
+                room = times[-1] - times[0] - crop_s
+                if room <= 0 and isinstance(place, float):
+                    break
+                start = times[0] + luck * max(room, 0.0)
                 return start, start + crop_s
         return -np.inf, np.inf
 
@@ -290,17 +300,20 @@ class Dataset:
         clips: NDArray[np.int64],
         views: NDArray[np.int64],
         crop_s: float,
-        rng: np.random.Generator,
+        place: Place | None,
     ) -> NDArray[np.float32]:
         """`_span` of many, (2, B), from memory."""
-        luck_B = rng.random(len(clips)).astype(np.float32)
+        luck_B = _lucks(place, len(clips)).astype(np.float32)
         spans_2B = np.array([[-np.inf], [np.inf]], np.float32).repeat(len(clips), axis=1)
         for resident in reversed([self.resident(name) for name in self.layers]):
             if resident.timed:
                 here_B, first_B, last_B = resident.bounds(clips, views)
                 room_B = np.maximum(last_B - first_B - np.float32(crop_s), 0)
                 start_B = first_B + luck_B * room_B
-                spans_2B = np.where(here_B, [start_B, start_B + np.float32(crop_s)], spans_2B)
+                span_2B = np.stack([start_B, start_B + np.float32(crop_s)])
+                if isinstance(place, float):
+                    span_2B[:, room_B <= 0] = [[-np.inf], [np.inf]]
+                spans_2B = np.where(here_B, span_2B, spans_2B)
         return spans_2B
 
     def _rows_of(self, name: str, clip: int, view: int, span: tuple[float, float] | None) -> Part:
@@ -341,6 +354,13 @@ class Dataset:
                 found.move(self.device)
             self._resident[name] = found
         return self._resident[name]
+
+
+def _lucks(place: Place | None, count: int) -> NDArray[np.float64]:
+    """Where spans lie in the room they have, 0 to 1."""
+    if isinstance(place, np.random.Generator):
+        return place.random(count)
+    return np.full(count, place, np.float64)
 
 
 def _entries(

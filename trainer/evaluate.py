@@ -16,6 +16,7 @@ from mmfuse.trainer.dataset import Dataset
 from mmfuse.trainer.loop import predict
 from mmfuse.trainer.metrics import percentiles
 from mmfuse.trainer.model import FusionModel
+from mmfuse.trainer.windows import windows_of
 
 SCORED = {"val": "validation", "test": "test"}  # name in the result -> split
 Clips = NDArray[np.int64]
@@ -45,11 +46,14 @@ def evaluate(
         `gates` of the result; answers (N, K) for the clips of the splits, one behind the other.
     """
     names, options, task = model.modalities, config.eval, data.task
+    windows = windows_of(config)
     clips = {name: data.clips_of(split) for name, split in splits.items()}
     asked = subsets(names) if options.subsets else [names]
     found: dict[Subset, dict[str, Said]] = {
         kept: {
-            name: predict(model, data, rows, tuple(m in kept for m in names), options.batch_size)
+            name: predict(
+                model, data, rows, tuple(m in kept for m in names), options.batch_size, windows
+            )
             for name, rows in clips.items()
         }
         for kept in asked

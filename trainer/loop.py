@@ -22,8 +22,10 @@ from mmfuse.trainer.model import FusionModel, drop_modalities
 from mmfuse.trainer.optim import average, factor, set_rates
 from mmfuse.trainer.state import Fit, Record, State
 from mmfuse.trainer.task import Task
+from mmfuse.trainer.windows import WHOLE_CLIPS, Windows
 
 _EVAL_CLIPS = 64
+_NOTHING = 2.0**-40  # what a window in which a clip has nothing counts, beside one in which it has
 _FILL = "fill_uninitialized_memory"
 
 
@@ -56,6 +58,7 @@ def fit(
     config: TrainConfig,
     report: Callable[[Record], None] = lambda record: None,
     checkpoints: Checkpoints | None = None,
+    windows: Windows = WHOLE_CLIPS,
 ) -> Fit:
     """Fit on the train split, stop by the validation split, keep the weights that are best there.
 
@@ -63,7 +66,7 @@ def fit(
     `report` gets one record an epoch. The unit of an optimizer step is a window of `accumulate`
     batches: order, crops, presence and losses are those of one large batch. With `checkpoints`,
     training goes on from the newest one as if nothing had happened. Processes of torchrun share
-    each window; the first one validates and writes.
+    each window; the first one validates, by the `windows` that `predict` is to take, and writes.
     """
     clips, validation = data.clips_of("train"), data.clips_of("validation")
     window_size = config.batch_size * config.accumulate * distributed.size()
@@ -81,10 +84,10 @@ def fit(
     result, first = state.fit, distributed.rank() == 0
 
     def heard() -> Record:
-        return validated(data, validation, predict_all(averaged, data, validation))
+        return validated(data, validation, predict_all(averaged, data, validation, windows=windows))
 
     def heads(clips: NDArray[np.int64]) -> dict[str, float]:
-        return head_losses(data, clips, predict_all(averaged, data, clips))
+        return head_losses(data, clips, predict_all(averaged, data, clips, windows=windows))
 
     try:
         while state.epoch <= config.epochs and state.epoch <= result.best_epoch + config.patience:
@@ -177,8 +180,9 @@ def predict(
     clips: NDArray[np.int64],
     keep: tuple[bool, ...] | None = None,
     batch_size: int = _EVAL_CLIPS,
+    windows: Windows = WHOLE_CLIPS,
 ) -> NDArray[np.float64]:
-    """What a model says of clips, (N, K): class probabilities or a number, from whole clips.
+    """What a model says of clips, (N, K): class probabilities or a number.
 
     Args:
         model: left in evaluation mode.
@@ -186,8 +190,10 @@ def predict(
         clips: row numbers.
         keep: modalities to look at, one flag each; all, where it is left out.
         batch_size: clips at once.
+        windows: of each clip, whose answers are averaged; those in which it has nothing do not
+            count, unless all are such.
     """
-    return predict_all(model, data, clips, keep, batch_size)[WHOLE]
+    return predict_all(model, data, clips, keep, batch_size, windows)[WHOLE]
 
 
 def predict_all(
@@ -196,6 +202,7 @@ def predict_all(
     clips: NDArray[np.int64],
     keep: tuple[bool, ...] | None = None,
     batch_size: int = _EVAL_CLIPS,
+    windows: Windows = WHOLE_CLIPS,
 ) -> dict[str, NDArray[np.float64]]:
     """As `predict`, of the whole model and of each modality's own head, by name.
 
@@ -203,16 +210,23 @@ def predict_all(
     """
     model.eval()
     names = (WHOLE, *model.unimodal)
-    found = {name: np.zeros((len(data), data.task.outputs)) for name in names}
+    sums = {name: np.zeros((len(data), data.task.outputs)) for name in names}
+    weights = {name: np.zeros((len(data), 1)) for name in names}
     with torch.inference_mode():
-        for batch in data.batches(clips, batch_size):
-            present_BM = batch.present_BM
-            if keep:
-                present_BM = present_BM & torch.tensor(keep, device=present_BM.device)
-            output = model(batch, present_BM)
-            for name, logits_BC in ({WHOLE: output.logits_BC} | output.unimodal).items():
-                found[name][batch.clips] = data.task.answer(logits_BC.cpu().double()).numpy()
-    return {name: said_NK[clips] for name, said_NK in found.items()}
+        for place in windows.places:
+            for batch in data.batches(clips, batch_size, windows.length_s, place):
+                present_BM = batch.present_BM
+                if keep:
+                    present_BM = present_BM & torch.tensor(keep, device=present_BM.device)
+                output = model(batch, present_BM)
+                here = dict(zip(model.unimodal, present_BM.T, strict=False))
+                here[WHOLE] = present_BM.any(dim=1)
+                for name, logits_BK in ({WHOLE: output.logits_BC} | output.unimodal).items():
+                    weight_B1 = np.where(here[name].cpu().numpy(), 1.0, _NOTHING)[:, None]
+                    said_BK = data.task.answer(logits_BK.cpu().double()).numpy()
+                    sums[name][batch.clips] += weight_B1 * said_BK
+                    weights[name][batch.clips] += weight_B1
+    return {name: sums[name][clips] / weights[name][clips] for name in names}
 
 
 def validated(

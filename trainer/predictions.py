@@ -28,6 +28,7 @@ from mmfuse.trainer.loop import predict, reproducible
 from mmfuse.trainer.raw_clips import Made, Reasons, chosen, make_features, write_selection
 from mmfuse.trainer.saved import Saved, load_saved
 from mmfuse.trainer.task import Task
+from mmfuse.trainer.windows import windows_of
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 
@@ -137,7 +138,11 @@ def _asked(
         asked_N = everything[data.present_NM.any(axis=1)]
         found_NK = np.full((len(data), saved.task.outputs), np.nan)
         found_NK[asked_N] = predict(
-            saved.model.to(device), data, asked_N, batch_size=saved.config.eval.batch_size
+            saved.model.to(device),
+            data,
+            asked_N,
+            batch_size=saved.config.eval.batch_size,
+            windows=windows_of(saved.config),
         )
     why = _reasons(clips, data, store, reasons)
     rows = []

@@ -32,6 +32,7 @@ from mmfuse.trainer.loop import fit, reproducible
 from mmfuse.trainer.model import FusionModel
 from mmfuse.trainer.saved import save_model
 from mmfuse.trainer.state import Fit, Record
+from mmfuse.trainer.windows import windows_of
 
 _PACKAGES = ("mmfuse", "numpy", "torch")
 
@@ -84,7 +85,7 @@ def train(
             model = build_model(config, data).to(device)
             distributed.meet()
             checkpoints = Checkpoints(path, identity, config.train.checkpoint_s, warn)
-            fit(model, data, config.train, checkpoints=checkpoints)
+            fit(model, data, config.train, checkpoints=checkpoints, windows=windows_of(config))
         return {}
     with (
         reproducible(config.train.seed, config.train.threads, device),
@@ -100,7 +101,7 @@ def train(
             report(config, record)
 
         distributed.meet()  # now nobody finds a checkpoint that was cleared
-        fitted = fit(model, data, config.train, note, checkpoints)
+        fitted = fit(model, data, config.train, note, checkpoints, windows_of(config))
         return conclude(run, model, data, store, config, fitted, began)
 
 

@@ -196,6 +196,8 @@ def obstacle(config: RunConfig, data: Dataset) -> str:
     for key in sorted(set(TrainConfig.model_fields) - _KNOWN):
         if getattr(config.train, key) != getattr(defaults, key):
             return f"train.{key} is not stacked"
+    if config.eval.windows:
+        return "eval.windows is not stacked"
     if config.train.crop_s and any(s.spec.timing.kind != "none" for s in data.streams.values()):
         return "train.crop_s draws crops for each clip; 0 takes whole clips"
     for name, encoder in config.model.encoders().items():
