@@ -2,48 +2,60 @@
 
 One TOML file serves both tools: `mmfeat run` reads `[data]` and `[preprocessing.*]` of it, and
 `mmtrain run` reads the same two sections and its own. Unknown keys are refused with the nearest
-valid name, so that a slip of the pen never becomes a default.
+valid name (`config_file.py`), so that a slip of the pen never becomes a default.
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from mmfuse.features import plugins
-from mmfuse.features.config_faults import explain
-from mmfuse.features.errors import ConfigError
+from mmfuse.features.config_faults import BadKeyError, names_of
+from mmfuse.features.config_file import read_overrides, read_toml, validate
 
-MAX_CONFIG_BYTES = 2**20
-SHIPPED = Path(__file__).parents[1] / "configs"  # in the repository, and in the wheel
 TOKENIZATIONS = ("midi_like", "remi", "compound")  # ours
 
 
 class Strict(BaseModel):
-    """A section of a configuration: frozen, and no key that it does not know."""
+    """A section of a configuration: frozen, typed as TOML is, and no key that it does not know.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    The comment beside a field is its description in the JSON Schema (`config_schema.py`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _once(cls, section: Any) -> Any:
+        for name, field in cls.model_fields.items() if isinstance(section, Mapping) else ():
+            given = [other for other in names_of(name, field) if other in section]
+            if len(given) > 1:
+                text = f"is {given[0]} under another name, which is also given; take one out"
+                raise BadKeyError(given[1], section[given[1]], text)
+        return section
+
+
+# TOML has no paths and no tuples: text and lists become them
+Location = Annotated[Path, Field(strict=False)]
+Range = Annotated[tuple[float, float], Field(strict=False)]
 
 
 class DataConfig(Strict):
     """Where the corpus and the feature store are."""
 
-    corpus: Path | None = None  # manifest (Parquet, JSONL, CSV) or folder
-    store: Path | None = None  # folder of the feature store
+    corpus: Location | None = None  # manifest (Parquet, JSONL, CSV) or folder
+    store: Location | None = None  # folder of the feature store
     columns: dict[str, str] = Field(default_factory=dict)  # our column name -> the manifest's
-
-
-Range = tuple[float, float]
 
 
 class JointAugmentations(Strict):
@@ -62,7 +74,7 @@ class AudioAugmentations(JointAugmentations):
     """What else differs in the audio of a view."""
 
     noise_snr_db: Range | None = None  # white noise this much below the clip, from and to
-    gain_db: Range | None = None
+    gain_db: Range | None = None  # louder or softer by so much, from and to
     plugins: dict[str, dict[str, Any]] = Field(default_factory=dict)  # of packages: their options
 
     @field_validator("noise_snr_db", "gain_db")
@@ -100,17 +112,21 @@ class AudioPreprocessing(Strict):
     """How audio becomes a stream."""
 
     encoder: str = "logmel"  # `mmfeat encoders` lists them
-    rate_hz: int = Field(16000, ge=4000, le=192000)  # of logmel and waveform; models have their own
-    n_fft: int = Field(1024, ge=64, le=65536)
+    rate_hz: int = Field(
+        16000, ge=4000, le=192000, validation_alias=AliasChoices("rate_hz", "sample_rate")
+    )  # of logmel and waveform; models have their own
+    n_fft: int = Field(1024, ge=64, le=65536)  # samples in a frame
     hop: int = Field(320, ge=1)  # samples; 320 at 16 kHz is 20 ms
-    n_mels: int = Field(80, ge=1, le=512)
-    f_min_hz: float = Field(0.0, ge=0)
-    f_max_hz: float = Field(8000.0, gt=0)  # at most half the rate
+    n_mels: int = Field(80, ge=1, le=512)  # bands
+    f_min_hz: float = Field(0.0, ge=0)  # lower end of the lowest band
+    f_max_hz: float = Field(8000.0, gt=0)  # upper end of the highest; at most half the rate
     dtype: Literal["float16", "int8"] = "float16"  # of frames on disk; waveform stays int16
     model: str = ""  # folder, or hub id with @revision
     layers: str = "last"  # last, all, mean, or numbers such as 0,6,12
     random_weights: int | None = Field(None, ge=0)  # seed of an architecture without its weights
-    duration_s: float | None = Field(None, gt=0)  # of the windows that a model sees; its own
+    duration_s: float | None = Field(
+        None, gt=0, validation_alias=AliasChoices("duration_s", "duration")
+    )  # seconds of the windows that a model sees; left out, its own
     hop_s: float | None = Field(None, gt=0)  # from window to window; their length, if left out
     tail: Literal["short", "drop", "pad"] = "short"  # what becomes of the last window
     overlap: Literal["keep", "average"] = "keep"  # of frames that stand in several windows
@@ -125,15 +141,15 @@ class MidiPreprocessing(Strict):
     """How MIDI becomes notes, event tokens and a piano roll."""
 
     tokenization: str = "midi_like"  # `mmfeat tokenizers` lists them
-    velocity_bins: int = Field(32, ge=1, le=127)
+    velocity_bins: int = Field(32, ge=1, le=127)  # steps of loudness
     max_events: int = Field(4096, ge=16)  # tokens a clip; more are cut and counted
     positions_per_quarter: int = Field(12, ge=1, le=96)  # grid of remi and compound
     programs: bool = False  # remi and compound say each note's program
     tempos: bool = False  # remi and compound say the tempo
-    roll_fps: int = Field(50, ge=1, le=1000)
+    roll_fps: int = Field(50, ge=1, le=1000)  # frames a second of the piano roll
     roll_planes: tuple[Literal["onset", "sustain", "velocity", "drums"], ...] = Field(
-        ("onset", "sustain", "velocity"), min_length=1
-    )
+        ("onset", "sustain", "velocity"), min_length=1, strict=False
+    )  # of the roll
     options: dict[str, Any] = Field(default_factory=dict)  # of tokenizers that packages bring
     augmentations: MidiAugmentations | None = None  # of the views
 
@@ -163,7 +179,7 @@ class TextPreprocessing(Strict):
     a frozen encoder of text, `clap` the text branch of a CLAP checkpoint.
     """
 
-    encoder: Literal["bpe", "transformer", "clap"] = "bpe"
+    encoder: Literal["bpe", "transformer", "clap"] = "bpe"  # what reads the text
     vocab_size: int = Field(2000, ge=300, le=65000)  # of bpe
     max_tokens: int = Field(1024, ge=1)  # a clip; more are cut and counted
     tokenizer: str = ""  # of bpe: file of one that was trained before, instead of training one
@@ -198,7 +214,7 @@ class Preprocessing(Strict):
     """
 
     views: int = Field(default=0, ge=0, le=1000)  # of each clip, beside the clip as it is
-    view_splits: tuple[str, ...] = ("train",)  # whose clips have them
+    view_splits: tuple[str, ...] = Field(default=("train",), strict=False)  # whose clips have them
     view_seed: int = Field(default=0, ge=0)  # another seed, other views
     audio: AudioPreprocessing | None = None
     midi: MidiPreprocessing | None = None
@@ -228,9 +244,11 @@ class Preprocessing(Strict):
         for key in JointAugmentations.model_fields:
             values = getattr(audio, key, None), getattr(midi, key, None)
             if all(values) and values[0] != values[1]:
-                raise ValueError(
-                    f"{key} moves audio and MIDI together; audio.augmentations says {values[0]}, "
-                    f"midi.augmentations {values[1]}: take one out"
+                raise BadKeyError(
+                    f"midi.augmentations.{key}",
+                    values[1],
+                    f"moves audio and MIDI together, and audio.augmentations.{key} is {values[0]}; "
+                    "take one out",
                 )
         return self
 
@@ -238,59 +256,9 @@ class Preprocessing(Strict):
 class FeatureConfig(Strict):
     """What `mmfeat` needs to know."""
 
+    ELSEWHERE: ClassVar = ("name", "model", "train", "eval")  # the trainer's
     data: DataConfig = DataConfig()
     preprocessing: Preprocessing = Preprocessing()
-
-
-TRAINER_SECTIONS = ("name", "model", "train", "eval")
-Config = TypeVar("Config", bound=Strict)
-
-
-def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A TOML document with `section.key=value` overrides applied; values are TOML, or else text.
-
-    `configs/NAME.toml`, where there is no such file, is the one that comes with mmfuse.
-
-    Raises:
-        ConfigError: no such file, not TOML, or an override that is no assignment.
-    """
-    if path.parent == Path("configs") and not path.exists() and (SHIPPED / path.name).is_file():
-        path = SHIPPED / path.name
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path} is larger than 1 MiB; that is no run configuration")
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"can't read configuration {path}: {error.strerror}; those that come with mmfuse are "
-            f"configs/{{{','.join(sorted(file.stem for file in SHIPPED.glob('*.toml')))}}}.toml"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
-    read_overrides(document, overrides)
-    return document
-
-
-def read_overrides(document: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Apply `section.key=value` texts to a document in place; the value is TOML, or else text.
-
-    Raises:
-        ConfigError: a text is no assignment.
-    """
-    for override in overrides:
-        _apply(document, override)
-
-
-def validate(model: type[Config], document: Mapping[str, Any], source: str) -> Config:
-    """Check a document against a section's model.
-
-    Raises:
-        ConfigError: one line that names file, key, value and the nearest valid name.
-    """
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {explain(model, error)}") from None
 
 
 def load_feature_config(
@@ -300,11 +268,10 @@ def load_feature_config(
 
     `views` is the number that was typed, which wins over the file's.
     """
-    document = read_toml(path, overrides)
-    own = {key: value for key, value in document.items() if key not in TRAINER_SECTIONS}
-    if views is not None:
-        _apply(own, f"preprocessing.views={views}")
-    return validate(FeatureConfig, own, str(path))
+    typed = [*overrides, *_typed_views(views)]
+    document = read_toml(path, FeatureConfig, typed)
+    own = {key: value for key, value in document.items() if key not in FeatureConfig.ELSEWHERE}
+    return validate(FeatureConfig, own, str(path), typed)
 
 
 def stage_config(
@@ -325,9 +292,7 @@ def stage_config(
         document: dict[str, Any] = {
             "preprocessing": {key: {**own} for key, own in sections.items()}
         }
-        read_overrides(document, overrides)
-        if views is not None:
-            _apply(document, f"preprocessing.views={views}")
+        read_overrides(document, [*overrides, *_typed_views(views)], FeatureConfig)
         return validate(FeatureConfig, document, "command line")
     settings = load_feature_config(path, overrides, views)
     given = settings.preprocessing.model_dump(exclude_none=True)
@@ -340,17 +305,5 @@ def stage_config(
     return validate(FeatureConfig, document, str(path))
 
 
-def _apply(document: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    names = key.strip().split(".")
-    if not equals or not all(names):
-        raise ConfigError(f"--set {override!r} is no assignment; write --set train.lr=3e-4")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    for name in names[:-1]:
-        document = document.setdefault(name, {})
-        if not isinstance(document, dict):
-            raise ConfigError(f"--set {override!r}: {name!r} is a value, not a section")
-    document[names[-1]] = value
+def _typed_views(views: int | None) -> list[str]:
+    return [] if views is None else [f"preprocessing.views={views}"]

@@ -76,7 +76,7 @@ def augmentations(
     Example: mmfeat augmentations
     """
     with user_errors("mmfeat", verbose):
-        from mmfuse.features.config import read_overrides
+        from mmfuse.features.config_file import read_overrides
         from mmfuse.pipeline import offered
 
         if check is None:

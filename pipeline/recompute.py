@@ -13,7 +13,8 @@ from blake3 import blake3
 
 from mmfuse.features.augment import Draw
 from mmfuse.features.clip import Clip
-from mmfuse.features.config import FeatureConfig, validate
+from mmfuse.features.config import FeatureConfig
+from mmfuse.features.config_file import validate
 from mmfuse.features.corpus import Corpus, open_corpus
 from mmfuse.features.encoders import Compute
 from mmfuse.features.errors import ClipError

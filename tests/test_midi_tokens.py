@@ -164,7 +164,7 @@ def test_a_configuration_sets_the_grid():
             "tokenization = 'octuple': no tokenizer named 'octuple'; choose from: midi_like",
         ),
         ({"tokens": "remi"}, "tokens = 'remi': no such key; did you mean 'tokenization'"),
-        ({"programs": True}, "programs = True: .*midi_like has no use for it; set tokenization"),
+        ({"programs": True}, "programs = true: midi_like has no use for it; set tokenization"),
         (
             {"tokenization": "midi_like", "positions_per_quarter": 8},
             "positions_per_quarter = 8: .*midi_like has no use for it",

@@ -258,7 +258,7 @@ def test_views_that_differ_in_nothing_are_refused(sample, tmp_path):
 def test_sections_that_contradict_each_other_are_refused(sample, tmp_path):
     config = write(tmp_path, AUGMENTED.replace("velocity = 10", "pitch_shift = 2"), views=1)
     result = mmfeat("run", config, "--corpus", sample, "--store", tmp_path / "s.zarr", code=2)
-    assert "pitch_shift moves audio and MIDI together" in result.stderr
+    assert "pitch_shift = 2: moves audio and MIDI together" in result.stderr
 
 
 def test_a_clip_that_fails_is_told_once_and_not_once_a_view(sample, tmp_path):

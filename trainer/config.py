@@ -3,13 +3,16 @@
 The same TOML serves `mmfeat run`, which reads `[data]` and `[preprocessing.*]` of it.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from mmfuse.features.config import DataConfig, Preprocessing, Strict, read_toml, validate
+from mmfuse.features.config import DataConfig, Preprocessing, Strict
+from mmfuse.features.config_faults import BadKeyError
+from mmfuse.features.config_file import read_toml, validate
 from mmfuse.trainer.encoder_config import (
     AnyTextEncoderConfig,
     AudioEncoderConfig,
@@ -24,21 +27,26 @@ MODALITIES = ("text", "audio", "midi")
 class ModelConfig(Strict):
     """One encoder a modality, and how they meet. A modality without a section is not used."""
 
-    audio_encoder: AudioEncoderConfig | None = None
-    midi_encoder: MidiEncoderConfig | None = None
-    text_encoder: AnyTextEncoderConfig | None = None
-    fusion: FusionConfig = LateFusionConfig()
+    audio_encoder: AudioEncoderConfig | None = None  # what reads a stream of audio
+    midi_encoder: MidiEncoderConfig | None = None  # what reads a stream of MIDI
+    text_encoder: AnyTextEncoderConfig | None = None  # what reads a stream of text
+    fusion: FusionConfig = LateFusionConfig()  # how they meet
 
     @model_validator(mode="after")
     def _possible(self) -> "ModelConfig":
         if not self.encoders():
             raise ValueError("no encoder; add [model.text_encoder], audio_encoder or midi_encoder")
-        for section in (*self.encoders().values(), self.fusion):
+        encoders = {f"{name}_encoder": section for name, section in self.encoders().items()}
+        for name, section in {**encoders, "fusion": self.fusion}.items():
             heads = getattr(section, "attention_heads", 1)
-            if section.hidden_dim % heads or section.hidden_dim % 2:
-                raise ValueError(
-                    f"hidden_dim {section.hidden_dim} must be even and a multiple of "
-                    f"attention_heads {heads}"
+            step = math.lcm(2, heads)
+            if section.hidden_dim % step:
+                raise BadKeyError(
+                    f"{name}.hidden_dim",
+                    section.hidden_dim,
+                    "expected an even number"
+                    + (f" that attention_heads = {heads} divides" if heads > 1 else "")
+                    + f", such as {-(-section.hidden_dim // step) * step}",
                 )
         return self
 
@@ -54,8 +62,8 @@ class OgmGeConfig(Strict):
     type: Literal["ogm_ge"] = "ogm_ge"
     alpha: float = Field(default=0.3, ge=0)  # how much smaller
     noise: bool = True  # generalization enhancement; without it, OGM
-    first_epoch: int = Field(default=1, ge=1)
-    last_epoch: int = Field(default=0, ge=0)  # 0: to the end
+    first_epoch: int = Field(default=1, ge=1)  # of those in which it acts
+    last_epoch: int = Field(default=0, ge=0)  # of those; 0: to the end
 
 
 class MMParetoConfig(Strict):
@@ -79,7 +87,7 @@ class TrainConfig(Strict):
     """How the model is fitted."""
 
     task: Literal["single", "multilabel", "regression"] = "single"  # a class, labels, or a number
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)  # another one, other first weights and another order
     epochs: int = Field(default=30, ge=1)  # at most; early stopping may end sooner
     batch_size: int = Field(default=32, ge=1)  # clips
     accumulate: int = Field(default=1, ge=1)  # batches in one optimizer step
@@ -105,7 +113,9 @@ class TrainConfig(Strict):
     views: bool = False  # draw one of the stored views of each train clip, anew in each epoch
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")  # where it trains
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of products, convolutions
-    log: tuple[str, ...] = ("tensorboard",)  # who is told how it goes; wandb, mlflow, or plug-ins
+    log: tuple[str, ...] = Field(
+        default=("tensorboard",), strict=False
+    )  # who is told how it goes; wandb, mlflow, or plug-ins
     checkpoint_s: float = Field(default=30.0, ge=0)  # seconds between checkpoints; 0: each step
     threads: int = Field(default=2, ge=1)  # of the CPU; part of what makes numbers reproducible
 
@@ -119,7 +129,9 @@ class EvalConfig(Strict):
     resample: Literal["group", "clip"] = "group"  # what they draw; clips where there are no groups
     ece_bins: int = Field(default=15, ge=1, le=1000)  # of confidence, in the calibration error
     subsets: bool = True  # score every subset of the modalities, their worth and robustness
-    missing_shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    missing_shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        default=(0.0, 0.25, 0.5, 0.75, 1.0), strict=False
+    )  # of clips that lose a modality, in robustness curves
 
 
 class RunConfig(Strict):
@@ -133,18 +145,23 @@ class RunConfig(Strict):
     eval: EvalConfig = EvalConfig()
 
     @model_validator(mode="after")
-    def _balance(self) -> "RunConfig":
-        kind = getattr(self.train.balance, "type", self.train.balance)
+    def _together(self) -> "RunConfig":
+        train = self.train
+        kind = getattr(train.balance, "type", train.balance)
         if kind != "none" and len(self.model.encoders()) < 2:
-            raise ValueError(f'train.balance = "{kind}" needs two encoders or more')
-        if kind == "ogm_ge" and self.train.task != "single":
-            raise ValueError(
-                'train.balance = "ogm_ge" compares classes; it needs train.task = "single"'
-            )
-        if kind == "mmpareto" and self.train.precision == "float16":
-            raise ValueError('train.balance = "mmpareto" needs a precision that is not "float16"')
-        if kind in ("mmpareto", "gradient_blending") and not self.train.unimodal_weight:
-            raise ValueError(f'train.balance = "{kind}" needs train.unimodal_weight above 0')
+            text = 'needs two encoders or more; add one, or set it to "none"'
+            raise BadKeyError("train.balance", kind, text)
+        if kind == "ogm_ge" and train.task != "single":
+            text = 'compares classes; it needs train.task = "single"'
+            raise BadKeyError("train.balance", kind, text)
+        if kind == "mmpareto" and train.precision == "float16":
+            text = 'needs a precision that is not "float16"'
+            raise BadKeyError("train.balance", kind, text)
+        if kind in ("mmpareto", "gradient_blending") and not train.unimodal_weight:
+            raise BadKeyError("train.balance", kind, "needs train.unimodal_weight above 0")
+        if train.modality_dropout_warmup > train.epochs:
+            text = f"expected no more than train.epochs = {train.epochs}"
+            raise BadKeyError("train.modality_dropout_warmup", train.modality_dropout_warmup, text)
         return self
 
     @model_validator(mode="after")
@@ -166,4 +183,5 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: one line that names file, key, value and the nearest valid name.
     """
-    return validate(RunConfig, read_toml(path, overrides), str(path))
+    document = read_toml(path, RunConfig, overrides)
+    return validate(RunConfig, document, str(path), overrides)

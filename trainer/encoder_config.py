@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from mmfuse.features.config import Strict
+from mmfuse.features.config_faults import BadKeyError
 
 Schedule = Literal["cosine", "linear", "constant"]
+Layers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
 
 
 class EncoderConfig(Strict):
@@ -25,7 +27,7 @@ class MelCNNConfig(EncoderConfig):
     stream: str = "logmel"  # or one of an encoder that another package brings
     hidden_dim: int = Field(default=64, ge=8)  # channels of every layer
     stride: Literal[2, 4, 8, 16] = 8  # frames in one step of the result: 160 ms of 20 ms
-    dropout: float = Field(default=0.2, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)  # share of activations dropped in training
     mask_bands: int = Field(default=16, ge=0)  # longest stretch of mel bands blanked in training
     mask_frames: int = Field(default=50, ge=0)  # longest stretch of frames blanked in training
 
@@ -33,11 +35,11 @@ class MelCNNConfig(EncoderConfig):
 class StoredConfig(EncoderConfig):
     """What encoders over a pretrained model's stored rows have in common."""
 
-    hidden_dim: int = Field(default=64, ge=8)
+    hidden_dim: int = Field(default=64, ge=8)  # width
     layer_norm: bool = True  # each row to mean 0 and deviation 1 before all else
     transformer_layers: int = Field(default=0, ge=0, le=24)  # of attention, ours
-    attention_heads: int = Field(default=4, ge=1)
-    dropout: float = Field(default=0.2, ge=0, lt=1)
+    attention_heads: int = Field(default=4, ge=1)  # of each layer
+    dropout: float = Field(default=0.2, ge=0, lt=1)  # share of activations dropped in training
     pretrained_model: str = ""  # the model behind the rows; "" takes what the store has
 
 
@@ -46,7 +48,7 @@ class Wav2Vec2Config(StoredConfig):
 
     type: Literal["wav2vec2"] = "wav2vec2"
     source: Literal["stored", "waveform"] = "stored"  # features, or fine-tuning
-    layers: Literal["last", "all"] | tuple[Annotated[int, Field(ge=0)], ...] = "last"
+    layers: Literal["last", "all"] | Layers = "last"  # stored ones that are mixed
     stride: Literal[1, 2, 4, 8, 16] = 8  # frames in one step of the result: 160 ms of 20 ms
     random_weights: int | None = Field(default=None, ge=0)  # waveform: a seed instead of weights
     freeze: bool = True  # waveform: the model stays as it is
@@ -57,13 +59,21 @@ class Wav2Vec2Config(StoredConfig):
         if not isinstance(self.layers, str) and (
             not self.layers or list(self.layers) != sorted(set(self.layers))
         ):
-            raise ValueError('layers are "last", "all", or rising numbers such as [0, 6, 12]')
+            text = 'expected "last", "all", or rising numbers such as [0, 6, 12]'
+            raise BadKeyError("layers", list(self.layers), text)
         if self.source == "waveform" and not self.pretrained_model:
-            raise ValueError('source = "waveform" needs pretrained_model, a folder or ID@REVISION')
+            text = "needs pretrained_model, a folder or ID@REVISION; add it"
+            raise BadKeyError("source", self.source, text)
         if self.source == "stored" and (not self.freeze or self.random_weights is not None):
-            raise ValueError('freeze = false and random_weights need source = "waveform"')
+            key, value = (
+                ("freeze", self.freeze)
+                if not self.freeze
+                else ("random_weights", self.random_weights)
+            )
+            raise BadKeyError(key, value, 'needs source = "waveform"')
         if self.unfreeze_at_step and (self.source == "stored" or not self.freeze):
-            raise ValueError('unfreeze_at_step needs source = "waveform" and freeze = true')
+            text = 'needs source = "waveform" and freeze = true'
+            raise BadKeyError("unfreeze_at_step", self.unfreeze_at_step, text)
         return self
 
 
@@ -85,11 +95,12 @@ class EventBasedConfig(EncoderConfig):
     """A transformer over the `midi_tokens` stream."""
 
     type: Literal["event_based"] = "event_based"
-    hidden_dim: int = Field(default=64, ge=8)
+    vocab_size: int | None = Field(default=None, ge=1)  # of the tokens; left out: the stream's
+    hidden_dim: int = Field(default=64, ge=8)  # width
     layers: int = Field(default=1, ge=0, le=24)  # of attention
-    attention_heads: int = Field(default=4, ge=1)
+    attention_heads: int = Field(default=4, ge=1)  # of each layer
     stride: Literal[1, 2, 4, 8, 16] = 8  # events in one step of attention
-    dropout: float = Field(default=0.2, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)  # share of activations dropped in training
     token_dropout: float = Field(default=0.1, ge=0, lt=1)  # share of events hidden in training
     transpose: int = Field(
         default=0, ge=0, le=12
@@ -100,13 +111,14 @@ class MusicTransformerConfig(EncoderConfig):
     """Relative attention over the `midi_tokens` stream."""
 
     type: Literal["music_transformer"] = "music_transformer"
-    hidden_dim: int = Field(default=64, ge=8)
+    vocab_size: int | None = Field(default=None, ge=1)  # of the tokens; left out: the stream's
+    hidden_dim: int = Field(default=64, ge=8)  # width
     layers: int = Field(default=1, ge=0, le=24)  # of relative attention
-    attention_heads: int = Field(default=4, ge=1)
+    attention_heads: int = Field(default=4, ge=1)  # of each layer
     stride: Literal[1, 2, 4, 8, 16] = 2  # events in one step of attention
     reach: int = Field(default=64, ge=1, le=4096)  # steps either way whose distance is told apart
     bar_reach: int = Field(default=8, ge=1, le=256)  # bars either way
-    dropout: float = Field(default=0.3, ge=0, lt=1)
+    dropout: float = Field(default=0.3, ge=0, lt=1)  # share of activations dropped in training
     token_dropout: float = Field(default=0.2, ge=0, lt=1)  # share of events hidden in training
     transpose: int = Field(default=6, ge=0, le=12)  # semitones up or down in training
 
@@ -115,10 +127,10 @@ class PianoRollConfig(EncoderConfig):
     """Convolutions over the `piano_roll` stream."""
 
     type: Literal["piano_roll"] = "piano_roll"
-    hidden_dim: int = Field(default=64, ge=8)
+    hidden_dim: int = Field(default=64, ge=8)  # width
     channels: int = Field(default=16, ge=1, le=512)  # of the first convolution; then twice as many
     stride: Literal[4, 8, 16, 32] = 8  # frames in one step of the result
-    dropout: float = Field(default=0.2, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)  # share of activations dropped in training
     transpose: int = Field(default=0, ge=0, le=12)  # semitones up or down in training
 
 
@@ -126,10 +138,11 @@ class TextEncoderConfig(EncoderConfig):
     """A small transformer and a bag of subwords over the `text_tokens` stream."""
 
     type: Literal["text"] = "text"
-    hidden_dim: int = Field(default=64, ge=8)
-    layers: int = Field(default=1, ge=0, le=24)
-    attention_heads: int = Field(default=4, ge=1)
-    dropout: float = Field(default=0.2, ge=0, lt=1)
+    vocab_size: int | None = Field(default=None, ge=1)  # of the tokens; left out: the stream's
+    hidden_dim: int = Field(default=64, ge=8)  # width
+    layers: int = Field(default=1, ge=0, le=24)  # of attention
+    attention_heads: int = Field(default=4, ge=1)  # of each layer
+    dropout: float = Field(default=0.2, ge=0, lt=1)  # share of activations dropped in training
     token_dropout: float = Field(default=0.1, ge=0, lt=1)  # share of tokens hidden in training
 
 

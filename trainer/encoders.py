@@ -35,7 +35,7 @@ from mmfuse.trainer.stored_encoders import (
 )
 from mmfuse.trainer.text_encoders import TextEncoder
 
-_OPTIMIZER = ("type", "stream", *EncoderConfig.model_fields)
+_OPTIMIZER = ("type", "stream", "vocab_size", *EncoderConfig.model_fields)
 _OTHERS = (
     *_OPTIMIZER, "source", "layers", "pretrained_model", "random_weights", "freeze",
     "unfreeze_at_step",
@@ -61,6 +61,7 @@ def _events(kind: type[nn.Module]) -> Callable[[Any, StreamSpec], nn.Module]:
                 "preprocessing.midi.tokenization = 'midi_like' and make the stream anew with "
                 "`mmfeat run`"
             )
+        _check_vocabulary(config, spec, _size_of(vocabulary))
         return kind(spec=spec, **_arguments(config))
 
     return build
@@ -71,7 +72,9 @@ def _piano_roll(config: PianoRollConfig, spec: StreamSpec) -> nn.Module:
 
 
 def _text(config: TextEncoderConfig, spec: StreamSpec) -> nn.Module:
-    return TextEncoder(vocab_size=_param(spec, "vocab_size"), **_arguments(config))
+    size = _param(spec, "vocab_size")
+    _check_vocabulary(config, spec, size)
+    return TextEncoder(vocab_size=size, **_arguments(config))
 
 
 def _stored(kind: type[StoredEncoder]) -> Callable[[Any, StreamSpec], nn.Module]:
@@ -174,6 +177,18 @@ def stream_names(config: Any, first: StreamSpec | None = None, seeded: bool = Fa
 
 def _arguments(config: Any, without: tuple[str, ...] = _OPTIMIZER) -> dict[str, Any]:
     return {name: value for name, value in config.model_dump().items() if name not in without}
+
+
+def _size_of(vocabulary: Mapping[str, Any]) -> int:
+    return int(vocabulary.get("size") or sum(vocabulary.get("sizes", {}).values()))
+
+
+def _check_vocabulary(config: Any, spec: StreamSpec, size: int) -> None:
+    if config.vocab_size not in (None, size):
+        raise ConfigError(
+            f"model.{spec.modality}_encoder.vocab_size = {config.vocab_size}: stream {spec.key} "
+            f"has {size} tokens; write that, or take it out"
+        )
 
 
 def _param(spec: StreamSpec, name: str) -> Any:

@@ -54,7 +54,7 @@ def fusions(
 
 def _findings(name: str, options: "list[str] | tuple[()]") -> "list[Finding]":
     """What the kit finds about the fusion that a section of a configuration describes."""
-    from mmfuse.features.config import read_overrides, validate
+    from mmfuse.features.config_file import read_overrides, validate
     from mmfuse.trainer.config import ModelConfig
     from mmfuse.trainer.fusion import build_fusion
     from mmfuse.trainer.fusion_checks import check_fusion

@@ -460,7 +460,7 @@ def test_a_waveform_at_another_rate_is_refused(pretrained):
     ("section", "message"),
     [
         ('source = "waveform"', "needs pretrained_model, a folder or ID@REVISION"),
-        ("freeze = false", 'need source = "waveform"'),
+        ("freeze = false", 'freeze = false: needs source = "waveform"'),
         ("unfreeze_at_step = 5", 'needs source = "waveform" and freeze = true'),
         ("layers = [3, 1]", r"rising numbers such as \[0, 6, 12\]"),
         ("layers = []", "rising numbers"),

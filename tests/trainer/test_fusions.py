@@ -439,14 +439,14 @@ def test_a_plugin_that_does_not_fit_is_one_line(plugins):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ('{type = "gate"}', r"model.fusion = .*: no fusion named 'gate'; .*'gated'\?"),
+        ('{type = "gate"}', r"fusion.type = 'gate': no fusion named 'gate'; .*'gated'\?"),
         ('{type = "tensor"}', "no fusion named 'tensor'; choose from: bottleneck, cross_modal"),
-        ("{layers = 2}", "no fusion named None; choose from"),
-        ("3", "model.fusion = 3: no fusion named None"),
+        ("{layers = 2}", r"\[model.fusion\]: type is missing; choose from"),
+        ("3", "model.fusion = 3: expected a section"),
         ('{type = "gated", gat = "gmu"}', r"model.fusion.gat = 'gmu': no such key; .*'gate'\?"),
-        ('{type = "gated", gate = "max"}', "model.fusion.gate = 'max': .*'softmax' or 'gmu'"),
-        ('{type = "low_rank", rank = 0}', "model.fusion.rank = 0: .*greater than or equal to 1"),
-        ('{type = "bottleneck", attention_heads = 7}', "hidden_dim 64 must be even and a multiple"),
+        ('{type = "gated", gate = "sum"}', "model.fusion.gate = 'sum': .*: softmax, gmu"),
+        ('{type = "low_rank", rank = 0}', "model.fusion.rank = 0: expected 1 or more"),
+        ('{type = "bottleneck", attention_heads = 7}', "hidden_dim = 64: .*, such as 70"),
         ('{type = "cross_modal", query = "word"}', "model.fusion.query = 'word'"),
     ],
 )  # fmt: skip
