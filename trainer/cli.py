@@ -98,6 +98,23 @@ def compare(
         show(comparison, compare_lines(comparison), as_json=as_json)
 
 
+@app.command()
+def schema(verbose: VerboseOption = False) -> None:
+    """JSON Schema of a run configuration, which editors take for completion and checks.
+
+    `configs/schema.json` is this; the line `#:schema ./schema.json` at the top of a TOML file
+    beside it names it. Fusions of installed packages are in what is printed.
+
+    Example: mmtrain schema
+    """
+    with user_errors("mmtrain", verbose):
+        import json
+
+        from mmfuse.trainer.config_schema import run_schema
+
+        print(json.dumps(run_schema(), indent=2))
+
+
 app.command()(fusions)
 for name, command in COMMANDS.items():
     app.command(name)(command)

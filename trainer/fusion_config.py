@@ -83,14 +83,14 @@ class PluginFusionConfig(Strict):
     def _installed(cls, section: Any) -> Any:
         key, kind = _kind(section)
         if kind is None and isinstance(section, dict):
-            known = [*_FUSION_SECTIONS, *plugins.installed("fusion", _FUSION_SECTIONS)]
+            known = [*FUSIONS, *plugins.installed("fusion", FUSIONS)]
             raise ValueError(f"type is missing; choose from: {', '.join(known)}")
-        if kind is not None and (fault := plugins.unknown("fusion", kind, _FUSION_SECTIONS)):
+        if kind is not None and (fault := plugins.unknown("fusion", kind, FUSIONS)):
             raise BadKeyError(key, kind, fault)
         return section
 
 
-_FUSION_SECTIONS = ("bottleneck", "cross_modal", "early", "gated", "late", "low_rank")
+FUSIONS = ("bottleneck", "cross_modal", "early", "gated", "late", "low_rank")
 
 
 def _kind(section: Any) -> tuple[str, Any]:
@@ -103,7 +103,7 @@ def _kind(section: Any) -> tuple[str, Any]:
 
 def _fusion_section(section: Any) -> str:
     _, kind = _kind(section)
-    return kind if isinstance(kind, str) and kind in _FUSION_SECTIONS else "plugin"
+    return kind if isinstance(kind, str) and kind in FUSIONS else "plugin"
 
 
 FusionConfig = Annotated[
