@@ -86,7 +86,7 @@ def picture(store: FeatureStore, clip: Clip, keys: dict[str, str]) -> Picture:
     """
     found = Picture(clip, names_of(clip))
     audio = _audio(clip, found)
-    mel, times_s, params = _frames(store, clip, keys.get("logmel"), audio)
+    mel, times_s, params = _frames(store, found, keys.get("logmel"), audio)
     notes = _stored(store, clip, keys.get("notes"))
     ends_s = [audio.duration_s if audio else 0.0, float(times_s[-1]) if len(times_s) else 0.0]
     found.length_s = max(ends_s)
@@ -142,9 +142,10 @@ def _stored(store: FeatureStore, clip: Clip, key: str | None) -> NDArray[np.floa
 
 
 def _frames(
-    store: FeatureStore, clip: Clip, key: str | None, audio: Audio | None
+    store: FeatureStore, found: Picture, key: str | None, audio: Audio | None
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64], LogMelParams]:
     """(T, M) dB, their times, and how they were made; made here, where the store has none."""
+    clip = found.clip
     if key is not None and clip.id in store[key]:
         stream = store[key]
         known = {
@@ -156,6 +157,7 @@ def _frames(
     samples_N = resample(audio.samples_N, audio.rate_hz, params.rate_hz) if audio else np.empty(0)
     if len(samples_N) < params.n_fft:
         return None, np.empty(0), params
+    found.facts.append("frames made for this page")
     values_TM = LogMel(params).decibels(samples_N.astype(np.float32))
     first_s = params.n_fft / 2 / params.rate_hz
     times_s = first_s + np.arange(len(values_TM)) * params.hop / params.rate_hz

@@ -13,6 +13,7 @@ from mmfuse.features.errors import ConfigError
 from mmfuse.trainer import folder
 from mmfuse.trainer import run_figures as figures
 from mmfuse.trainer.compare import compare
+from mmfuse.trainer.tasks import TASKS, TITLES
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _BINS = 15  # of confidence, where the configuration does not say
@@ -57,13 +58,15 @@ def run_page(paths: Sequence[Path], against: Path | None = None) -> Page:
         "version": importlib.metadata.version("mmfuse"),
         "runs": runs,
         "compared": compared,
-        "forest": compared and figures.forest(compared["runs"]),
+        "forest": compared and figures.forest(TASKS[compared["task"]], compared["runs"]),
+        "chosen": compared and TASKS[compared["task"]],
         "overlays": _overlays(runs) if len(runs) > 1 else [],
+        "titles": TITLES,
         "differing": differing([run["config"] for run in runs]),
         "notes": notes,
         "again": _again(paths, against),
     }
-    sections = [("comparison", "Comparison")] if len(runs) > 1 else []
+    sections = [("comparison", "Comparison")] if compared or len(runs) > 1 else []
     sections += [(run["anchor"], Path(run["path"]).name) for run in runs[:8]]
     sections.append(("origin", "Origin"))
     html = page.render(_TEMPLATES, "runs.html", {**context, "sections": sections}, [])
@@ -73,7 +76,7 @@ def run_page(paths: Sequence[Path], against: Path | None = None) -> Page:
 def _run(path: Path, number: int) -> dict[str, Any]:
     """All that the template shows of one run."""
     result, records = folder.read_result(path), figures.read_records(path)
-    config = _config(path)
+    config, task = _config(path), figures.task_of(result)
     best = result.get("best_epoch", 0)
     bins = config.get("eval", {}).get("ece_bins", _BINS)
     again = ["mmtrain", "run", str(path / folder.RESOLVED), "--out", f"{path}-again"]
@@ -81,13 +84,14 @@ def _run(path: Path, number: int) -> dict[str, Any]:
         "path": str(path),
         "anchor": f"run-{number}",
         "colour": f"c{number % 8}",
+        "task": task,
         "result": result,
         "records": records,
         "config": config,
-        "curves": figures.curves(records, best),
-        "subsets": figures.subsets(result),
-        "shapley": figures.shapley(result),
-        "robustness": figures.robustness(result),
+        "curves": figures.curves(task, records, best),
+        "subsets": figures.subsets(task, result),
+        "shapley": figures.shapley(task, result),
+        "robustness": figures.robustness(task, result),
         "gates": figures.gates(result),
         "confusion": figures.confusion(result),
         "reliability": figures.reliability(path, result, bins),
@@ -126,28 +130,28 @@ def differing(configs: Sequence[Mapping[str, Any]], above: str = "") -> list[tup
 
 
 def _overlays(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
-    """Validation by epoch, and scores as modalities go missing, a line a run."""
+    """Validation by epoch, and scores as modalities go missing, a line a run; of one task only."""
+    task = runs[0]["task"]
+    if any(run["task"] is not task for run in runs):
+        return []
+    score, title = f"val_{task.select}", TITLES[task.select]
     learned = [
-        (
-            run["path"],
-            [record["epoch"] for record in run["records"] if "val_macro_f1" in record],
-            [record["val_macro_f1"] for record in run["records"] if "val_macro_f1" in record],
-        )
+        (run["path"], [r["epoch"] for r in run["records"]], [r[score] for r in run["records"]])
         for run in runs
     ]
-    found = [("Learning", figures.overlay(learned, "epoch", "macro-F1 on validation"))]
+    found = [("Learning", figures.overlay(task, learned, "epoch", f"{title} on validation"))]
     lost = [
         (
             run["path"],
             [100 * share for share in run["result"]["robustness"]["missing"]],
-            run["result"]["robustness"]["test"]["any"]["macro_f1"],
+            run["result"]["robustness"]["test"]["any"][task.select],
         )
         for run in runs
         if run["robustness"] is not None
     ]
     if lost:
-        title = "% of clips that lose each modality by itself"
-        found.append(("Going missing", figures.overlay(lost, title, "macro-F1 on test")))
+        x_title = "% of clips that lose each modality by itself"
+        found.append(("Going missing", figures.overlay(task, lost, x_title, f"{title} on test")))
     return found
 
 

@@ -17,6 +17,7 @@ from mmfuse.trainer.cli import app
 from mmfuse.trainer.compare import compare
 from mmfuse.trainer.run import train
 from mmfuse.trainer.run_page import differing, run_page
+from mmfuse.trainer.tasks import SingleLabel
 
 MADE = {}
 # every shade of a confusion, whether these runs have it or not
@@ -50,7 +51,7 @@ def result_of(run):
 def test_a_run_is_shown_with_all_that_it_has(runs):
     parsed = Parsed(run_page(runs[:1]).html)
     words, result = parsed.words, result_of(runs[0])
-    for heading in ("Scores", "Loss", "Gradients of each encoder", "Macro-F1 with only these",
+    for heading in ("Scores", "Loss", "Gradients of each encoder", "macro-F1 with only these",
                     "Worth of each modality", "As a modality goes missing",
                     "Gates: the weight of each modality", "Confusion on test",
                     "Calibration"):  # fmt: skip
@@ -92,6 +93,29 @@ def test_runs_of_other_clips_are_shown_and_not_compared(runs, tmp_path):
     page = run_page([runs[0], other])
     assert page.notes[0].startswith("not compared: ")
     assert "compare runs of one corpus" in Parsed(page.html).words
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_other_tasks_are_shown_by_their_own_scores(plant, task):
+    label_of = {
+        "multilabel": lambda bits: [name for name in ("text", "midi") if bits[name]],
+        "regression": lambda bits: 1900 + 5 * bits["text"] + 2 * bits["midi"],
+    }[task]
+    planted = plant(label_of, task=task, epochs=1)
+    train(planted.config, (), planted.folder / "a")
+    words, result = (
+        Parsed(run_page([planted.folder / "a"]).html).words,
+        result_of(planted.folder / "a"),
+    )
+    score, title = {"multilabel": ("map", "mAP"), "regression": ("r2", "R2")}[task]
+    assert f"{title} on test {result['test'][score]:.3f}".replace("-", "−") in words
+    assert ("Calibration" in words) == (task == "multilabel")
+    assert "Confusion" not in words
+    if task == "multilabel":
+        right, said = figures._answers(planted.folder / "a", result)
+        at, share, count = figures._binned(said.max(axis=1), right, 15)
+        off = sum(n * abs(a - s) for a, s, n in zip(at, share, count, strict=True)) / len(right)
+        assert off == pytest.approx(result["test"]["ece"])
 
 
 def test_labels_stay_text_and_nothing_points_out(runs):
@@ -158,15 +182,15 @@ def test_dots_of_the_reliability_diagram_give_the_calibration_error(runs):
 
 def test_bars_and_curves_stand_where_the_result_says(runs):
     result = result_of(runs[0])
-    for row in figures.subsets(result)["rows"]:
+    for row in figures.subsets(SingleLabel, result)["rows"]:
         of = result["subsets"][row["name"]]["test"]["macro_f1"]
         assert row["stop"] == pytest.approx(100 * of, abs=0.01)
         assert row["low"] <= row["stop"] <= row["high"]
-    worth = figures.shapley(result)
+    worth = figures.shapley(SingleLabel, result)
     for row in worth["rows"]:
         value = result["shapley"]["test"]["macro_f1"][row["name"]]
         assert np.sign(row["stop"] - worth["zero"]) == np.sign(value)
-    curve = figures.robustness(result).series[-1]
+    curve = figures.robustness(SingleLabel, result).series[-1]
     assert curve.name == "each by itself"
     last = result["robustness"]["test"]["any"]["macro_f1"][-1]
     assert curve.marks[-1][:2] == pytest.approx((100, 100 * last), abs=0.01)
@@ -178,8 +202,8 @@ def test_bars_and_curves_stand_where_the_result_says(runs):
 
 def test_results_without_intervals_have_bars_without_whiskers(runs):
     result = {key: value for key, value in result_of(runs[0]).items() if key != "intervals"}
-    assert all(row["low"] is None for row in figures.subsets(result)["rows"])
-    assert all(row["interval"] is None for row in figures.shapley(result)["rows"])
+    assert all(row["low"] is None for row in figures.subsets(SingleLabel, result)["rows"])
+    assert all(row["interval"] is None for row in figures.shapley(SingleLabel, result)["rows"])
 
 
 def test_what_differs_is_told_by_key_and_whole_sections_by_their_type():
