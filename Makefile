@@ -48,15 +48,9 @@ test: .venv/.test ## every test but the slow ones; PYTEST_ARGS="-k store"
 test-full: .venv/.test ## every test
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-bench: .venv/.bench ## speed beside other stores, tokenizers, extractors; cost of fusions; BENCH_ARGS=--json
-	$(BIN)/python tests/benchmarks/storage.py $(BENCH_ARGS)
-	$(BIN)/python tests/benchmarks/scale.py $(BENCH_ARGS)
-	$(BIN)/python tests/benchmarks/int8.py $(BENCH_ARGS)
-	$(BIN)/python tests/benchmarks/midi_reader.py $(BENCH_ARGS)
-	$(BIN)/python tests/benchmarks/midi_tokens.py $(BENCH_ARGS)
-	$(BIN)/python tests/benchmarks/encoders.py $(BENCH_ARGS)
-	$(BIN)/python tests/benchmarks/fusions.py $(BENCH_ARGS)
-	$(BIN)/python tests/benchmarks/training.py $(BENCH_ARGS)
+bench: .venv/.bench ## every ratio that is claimed, into docs/bench and docs/benchmarks.md; BENCH_ARGS="storage --quick"
+	$(BIN)/python tests/benchmarks/all.py $(BENCH_ARGS)
+	$(BIN)/python docs/make_benchmarks.py
 
 docs: .venv/.docs ## site/ from docs/, with docs/cli.md written anew from --help
 	$(BIN)/python docs/make_cli.py
