@@ -151,7 +151,8 @@ def table(name: str, found: dict[str, Any]) -> Iterator[list[Any]]:
             yield [key.partition("_")[0], found[key]]
     elif name == "training":
         yield ["batches", "clips a second"]
-        yield from ([how, f"{speed:,.0f}"] for how, speed in found["clips_per_s"].items())
+        speeds = found.get("clips_per_s", {})
+        yield from ([how, f"{speed:,.0f}"] for how, speed in speeds.items())
 
 
 def plot(measured: list[dict[str, Any]]) -> str:
