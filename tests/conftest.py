@@ -47,10 +47,11 @@ def hostile(sample, tmp_path_factory):
             (folder / path).parent.mkdir(exist_ok=True)
             (folder / path).write_bytes((sample / path).read_bytes())
     rows[0] |= {"id": f"a {EVIL}", "text": f"</script>{EVIL}<img src=x onerror=alert(2)>"}
-    rows[0]["label"] = f"\"'>{EVIL}"
+    rows[0]["label"] = f"\"'>{EVIL}{90 * 'x'}"
     rows[1]["audio_path"] = "<script>alert(3)<.flac"  # there is no such file
     rows[2]["audio_path"] = None
     rows[3]["text"] = None
+    rows[4]["id"] = 300 * "y"
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sections = ("audio", "midi", "text")
     (folder / "f.toml").write_text("\n".join(f"[preprocessing.{name}]" for name in sections))

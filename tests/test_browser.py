@@ -14,7 +14,7 @@ from mmfuse.pipeline.store_page import store_page
 def path(hostile, tmp_path_factory):
     store, _ = hostile
     written = tmp_path_factory.mktemp("page") / "report.html"
-    write_page(written, store_page(store, count=2, wanted=[f"a {EVIL}"]).html)
+    write_page(written, store_page(store, count=2, wanted=[f"a {EVIL}", 300 * "y"]).html)
     return written
 
 

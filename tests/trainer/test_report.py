@@ -20,6 +20,7 @@ from mmfuse.trainer.run_page import differing, run_page
 from mmfuse.trainer.tasks import SingleLabel
 
 MADE = {}
+LONG = 90 * "x"
 # every shade of a confusion, whether these runs have it or not
 SHADES = """() => document.querySelector(".matrix tbody tr").append(
   ...Array.from({length: 11}, (_, q) => Object.assign(
@@ -31,7 +32,9 @@ def runs(plant, configure):
     """Folders of a gated run of all modalities and of one of text alone; labels are markup."""
     if not MADE:
         planted = plant(
-            lambda bits: f"{EVIL} {bits['midi']}", fusion="gated", group_of=lambda n: f"g{n // 3}"
+            lambda bits: f"{EVIL} {bits['midi']}{LONG}",
+            fusion="gated",
+            group_of=lambda n: f"g{n // 3}",
         )
         train(planted.config, (), planted.folder / "gated")
         configure(planted.folder, ("text",))
@@ -123,7 +126,7 @@ def test_labels_stay_text_and_nothing_points_out(runs):
     parsed = Parsed(page.html)
     assert EVIL not in page.html
     assert [tag for tag, _ in parsed.tags].count("script") == 1
-    assert f"{EVIL} 0" in parsed.words
+    assert f"{EVIL} 0{LONG}" in parsed.words
     for _, attrs in parsed.tags:
         for name in ("src", "href"):
             assert attrs.get(name, "#").startswith(("data:", "#"))
