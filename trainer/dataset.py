@@ -181,7 +181,7 @@ class Dataset:
         With `views`, one number a clip, that view of it in all its modalities; the clip as it is
         where the store does not hold that view whole.
         """
-        shown = np.zeros_like(clips) if views is None else views
+        shown = 0 if views is None else views
         cut = bool(crop_s) and place is not None
         label_B = torch.from_numpy(self.target[clips])
         if self._fits:
@@ -191,6 +191,7 @@ class Dataset:
             }
             present_BM = np.stack([one.rows_B > 0 for one in chosen.values()], axis=1)
             return Plan(clips, chosen, torch.from_numpy(present_BM), label_B)
+        shown = np.broadcast_to(shown, clips.shape)
         pairs = list(zip(clips.tolist(), shown.tolist(), strict=True))
         spans = [self._span(*pair, crop_s, place) for pair in pairs] if cut else None
         parts = {}
@@ -298,7 +299,7 @@ class Dataset:
     def _spans(
         self,
         clips: NDArray[np.int64],
-        views: NDArray[np.int64],
+        views: NDArray[np.int64] | int,
         crop_s: float,
         place: Place | None,
     ) -> NDArray[np.float32]:

@@ -11,7 +11,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfuse.features.compiled import compiled
+from mmfuse.features.compiled import compiled, inner
+
+
+@inner
+def clock(
+    times_R: NDArray[np.float32],
+    starts_B: NDArray[np.int64],
+    rows_B: NDArray[np.int64],
+    times_BT: NDArray[np.float32],
+    mask_BT: NDArray[np.bool_],
+) -> None:
+    """Seconds of rows `starts_B[b]` on, `rows_B[b]` of them, and where there are any."""
+    for b in range(len(starts_B)):
+        start, count = starts_B[b], rows_B[b]
+        times_BT[b, :count] = times_R[start : start + count]
+        times_BT[b, count:] = np.nan
+        mask_BT[b, :count] = True
+        mask_BT[b, count:] = False
 
 
 @compiled
@@ -21,8 +38,12 @@ def spread(
     starts_B: NDArray[np.int64],
     rows_B: NDArray[np.int64],
     out: NDArray[Any],
+    times_R: NDArray[np.float32],
+    times_BT: NDArray[np.float32],
+    mask_BT: NDArray[np.bool_],
 ) -> None:
-    """Rows `starts_B[b]` on, `rows_B[b]` of them, to the b-th part of `out`, in its dtype."""
+    """`clock`, and the same rows to the b-th part of `out`, in its dtype."""
+    clock(times_R, starts_B, rows_B, times_BT, mask_BT)
     part = len(out) // len(starts_B)
     for b in range(len(starts_B)):
         start, count, to = starts_B[b] * width, rows_B[b] * width, b * part
@@ -38,12 +59,16 @@ def spread_halves(
     rows_B: NDArray[np.int64],
     out: NDArray[np.float32],
     out_bits: NDArray[np.uint32],
+    times_R: NDArray[np.float32],
+    times_BT: NDArray[np.float32],
+    mask_BT: NDArray[np.bool_],
 ) -> None:
     """`spread` of float16, which numba does not know as numbers, from its bits.
 
     `out_bits` is `out`. Exponents of float16 are those of float32 less 112, of subnormals too, so
     one product mends them; of infinities and NaN all bits of the exponent are set.
     """
+    clock(times_R, starts_B, rows_B, times_BT, mask_BT)
     part = len(out) // len(starts_B)
     sign, rest, infinite = np.uint32(0x8000), np.uint32(0x7FFF), np.uint32(0x7C00)
     for b in range(len(starts_B)):
@@ -60,23 +85,6 @@ def spread_halves(
                 full = np.uint32(0x7F800000) if (told & infinite) == infinite else np.uint32(0)
                 whole[i] |= ((told & sign) << np.uint32(16)) | full
         out[b * part + rows_B[b] * width : (b + 1) * part] = 0
-
-
-@compiled
-def clock(
-    times_R: NDArray[np.float32],
-    starts_B: NDArray[np.int64],
-    rows_B: NDArray[np.int64],
-    times_BT: NDArray[np.float32],
-    mask_BT: NDArray[np.bool_],
-) -> None:
-    """Seconds of the same rows, and where there are any."""
-    for b in range(len(starts_B)):
-        start, count = starts_B[b], rows_B[b]
-        times_BT[b, :count] = times_R[start : start + count]
-        times_BT[b, count:] = np.nan
-        mask_BT[b, :count] = True
-        mask_BT[b, count:] = False
 
 
 @compiled

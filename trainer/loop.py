@@ -10,7 +10,6 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from mmfuse.trainer import distributed
 from mmfuse.trainer.checkpoint import Checkpoints
@@ -103,11 +102,12 @@ def fit(
                 shown_WM = distributed.from_first(drop_modalities(window.present_BM, dropout))
                 loss = torch.zeros((), device=device)
                 optimizer.zero_grad(set_to_none=True)
-                weight_W = objective.weight(window.label_B)
                 parts = slices(len(rows), config.batch_size)
+                weight_W = objective.weight(window.label_B) if parts[1:] else None
                 for part in parts[distributed.rank() :: distributed.size()]:
-                    batch, shown_BM = data.gather(window[part]), sent(shown_WM[part], device)
-                    shares = shares_of(weight_W, shown_WM, part)
+                    piece = window if weight_W is None else window[part]
+                    batch, shown_BM = data.gather(piece), sent(shown_WM[part], device)
+                    shares = None if weight_W is None else shares_of(weight_W, shown_WM, part)
                     with lowered(config.precision, device):
                         output = model(batch, shown_BM)
                     terms = terms_of(output, batch, shown_BM, there, shares)
@@ -119,14 +119,12 @@ def fit(
                 distributed.add([loss])
                 state.scaler.unscale_(optimizer)
                 balance.settle(result.steps, state.epoch)
-                state.norms.note()
-                if config.grad_clip:
-                    nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+                state.norms.note(config.grad_clip)
                 state.scaler.step(optimizer)
                 state.scaler.update()
                 result.steps += 1
                 if averaged is not model:
-                    average(averaged, model, config.ema, result.steps)
+                    average(state.means, state.weights, config.ema, result.steps)
                 state.windowed(loss)
                 if checkpoints and first and checkpoints.due():
                     checkpoints.save(result.steps, *state.pack())

@@ -117,7 +117,5 @@ def drop_modalities(present_BM: Tensor, p: float) -> Tensor:
     if p == 0:
         return present_BM
     luck_BM = torch.rand(present_BM.shape, device=present_BM.device)
-    kept_BM = present_BM & (luck_BM >= p)
-    luckiest_BM = luck_BM.masked_fill(~present_BM, -1.0)
-    rescue_BM = present_BM & (luckiest_BM == luckiest_BM.amax(dim=1, keepdim=True))
-    return torch.where(kept_BM.any(dim=1, keepdim=True), kept_BM, rescue_BM)
+    luckiest_B1 = luck_BM.masked_fill(~present_BM, -1.0).amax(dim=1, keepdim=True)
+    return present_BM & (luck_BM >= luckiest_B1.clamp(max=p))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmfuse.trainer.config import TrainConfig
 from mmfuse.trainer.fine_tuned import FineTunedEncoder
@@ -18,14 +18,21 @@ Groups = list[dict[str, Any]]
 
 
 def build_optimizer(model: FusionModel, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with one group for each part of the model, with and without decay."""
-    groups = parameter_groups(model, config.weight_decay)
-    for group in groups:
+    """AdamW; parts of the model with the same rates and decay share a group, which is one call."""
+    joined: Groups = []
+    for group in parameter_groups(model, config.weight_decay):
         section = model.sections.get(group["name"].partition("/")[0].partition(".")[0])
         group["peak"] = group.get("lr", config.lr)
         group["schedule"] = getattr(section, "schedule", None) or config.schedule
         group["begins"] = getattr(section, "freeze_until_step", 0)
-    return torch.optim.AdamW(groups, lr=config.lr, foreach=True)
+        keys = group.keys() - {"name", "params"}
+        like = [one for one in joined if all(one.get(k) == group[k] for k in keys)]
+        if like:
+            like[0]["name"] += f" {group['name']}"
+            like[0]["params"] += group["params"]
+        else:
+            joined.append(group)
+    return torch.optim.AdamW(joined, lr=config.lr, fused=True)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, step: int, config: TrainConfig, steps: int) -> None:
@@ -49,12 +56,9 @@ def factor(schedule: str, step: int, warmup: int, steps: int) -> float:
     return 1 - share if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * share))
 
 
-def average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the averaged weights towards the model's; quickly in the first steps."""
-    decay = min(decay, step / (step + 9))
-    with torch.no_grad():
-        for mean, now in zip(averaged.parameters(), model.parameters(), strict=True):
-            mean.lerp_(now, 1 - decay)
+def average(averaged: list[Tensor], now: list[Tensor], decay: float, step: int) -> None:
+    """Move averaged weights towards those of now; quickly in the first steps."""
+    torch._foreach_lerp_(averaged, now, 1 - min(decay, step / (step + 9)))
 
 
 def parameter_groups(model: FusionModel, weight_decay: float) -> Groups:

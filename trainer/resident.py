@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmfuse.features.compiled import COMPILED
 from mmfuse.features.store import Stream
-from mmfuse.trainer.gather import clock, crop, spread, spread_halves
+from mmfuse.trainer.gather import crop, spread, spread_halves
 
 MOST_BYTES = 2**30  # of all modalities together; what is larger is read from the map
 
@@ -68,7 +68,8 @@ class Resident:
         place_VN = np.where(first_VN >= 0, np.searchsorted(used, first_VN), len(used))
         self.start_VN = np.append(starts_P[:-1], rows)[place_VN]
         self.rows_VN = np.append(lengths_P, 0)[place_VN]
-        self._buffers: dict[torch.dtype, Tensor] = {}
+        self._buffers = [torch.empty(0, device="cpu")] * 3
+        self._kept: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
         self._there: tuple[Tensor, Tensor] | None = None
 
     def move(self, device: torch.device) -> None:
@@ -86,7 +87,7 @@ class Resident:
         self.values = self.values[:0]
 
     def bounds(
-        self, clips: NDArray[np.int64], views: NDArray[np.int64]
+        self, clips: NDArray[np.int64], views: NDArray[np.int64] | int
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
         """Of views of clips: whether they have rows, and seconds of the first and the last one."""
         starts_B, rows_B = self.start_VN[views, clips], self.rows_VN[views, clips]
@@ -97,7 +98,7 @@ class Resident:
     def choose(
         self,
         clips: NDArray[np.int64],
-        views: NDArray[np.int64],
+        views: NDArray[np.int64] | int,
         spans_2B: NDArray[np.float32] | None,
     ) -> Chosen:
         """Rows of views of clips; those between two times, where there are any given."""
@@ -116,16 +117,16 @@ class Resident:
         if self._there is not None:
             return self._selected(*self._there, starts_B, rows_B)
         shape = (len(rows_B), max(1, int(rows_B.max())))
-        x, mask_BT = self._buffer((*shape, *self.item), self.dtype), self._buffer(shape, torch.bool)
-        times_BT = torch.empty(shape, device="cpu")
-        clock(self.times_R, starts_B, rows_B, times_BT.numpy(), mask_BT.numpy())
+        x, times_BT, mask_BT = found = self._kept.get(shape) or self._room(shape)
         flat = x.view(-1).numpy()
+        clock = self.times_R, times_BT.numpy(), mask_BT.numpy()
         if COMPILED and self.values.dtype == np.float16:
             bits = self.values.view(np.uint16)
-            spread_halves(bits, self.width, starts_B, rows_B, flat, flat.view(np.uint32))
+            whole = flat.view(np.uint32)
+            spread_halves(bits, self.width, starts_B, rows_B, flat, whole, *clock)
         else:
-            spread(self.values, self.width, starts_B, rows_B, flat)
-        return x, times_BT, mask_BT
+            spread(self.values, self.width, starts_B, rows_B, flat, *clock)
+        return found
 
     def _selected(
         self,
@@ -144,12 +145,23 @@ class Resident:
         x = rows.index_select(0, index_BT.view(-1)).view(*index_BT.shape, *self.item)
         return x.to(self.dtype), times_R[index_BT], mask_BT
 
-    def _buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        size = int(np.prod(shape))
-        kept = self._buffers.get(dtype)
-        if kept is None or kept.numel() < size:
-            self._buffers[dtype] = kept = torch.empty(size + size // 4, dtype=dtype, device="cpu")
-        return kept[:size].view(shape)
+    def _room(self, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Places for `gather`, at the beginning of buffers that grow."""
+        size = shape[0] * shape[1]
+        if size > len(self._buffers[1]):
+            size += size // 4
+            dtypes = (self.dtype, torch.float32, torch.bool)
+            sizes = (size * self.width, size, size)
+            self._buffers = [
+                torch.empty(n, dtype=dtype, device="cpu")
+                for n, dtype in zip(sizes, dtypes, strict=True)
+            ]
+            self._kept = {}
+        x, times, mask = self._buffers
+        size = shape[0] * shape[1]
+        x = x[: size * self.width].view(*shape, *self.item)
+        self._kept[shape] = x, times[:size].view(shape), mask[:size].view(shape)
+        return self._kept[shape]
 
 
 def input_dtype(stream: Stream) -> torch.dtype:

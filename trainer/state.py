@@ -45,6 +45,10 @@ class State:
     def __init__(self, model: FusionModel, config: TrainConfig) -> None:
         self.model, self.config = model, config
         self.averaged = copy.deepcopy(model) if config.ema else model
+        # the parameters of both, without their gradients
+        self.means, self.weights = (
+            [p.detach() for p in one.parameters()] for one in (self.averaged, model)
+        )
         self.optimizer = build_optimizer(model, config)
         self.device = next(model.parameters()).device
         # float16 has few small numbers: losses are scaled up, and gradients down again
@@ -94,6 +98,8 @@ class State:
         tensors["norms.smooth"] = self.norms.smooth_M
         if self.losses:
             tensors["losses"] = torch.stack(self.losses)
+        if self.norms.norms:
+            tensors["norms.late"] = torch.stack(self.norms.norms)
         return tensors, {
             "fit": json.dumps(asdict(self.fit)),  # as text, in which keys keep their order
             "epoch": self.epoch,
@@ -101,7 +107,7 @@ class State:
             "crops": self.crops.bit_generator.state,
             "balance": self.balance.pack(),
             "scaler": self.scaler.state_dict(),
-            "norms": [self.norms.steps, self.norms.steps_in_epoch],
+            "norms": [self.norms.steps, self.norms.steps_in_epoch, self.norms.rates],
         }
 
     def unpack(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
@@ -119,7 +125,10 @@ class State:
         set_draws({"cpu": tensors["random"], **_below(tensors, "random.")}, self.device)
         self.norms.totals_2M.copy_(tensors["norms.totals"])
         self.norms.smooth_M.copy_(tensors["norms.smooth"])
-        self.norms.steps, self.norms.steps_in_epoch = document["norms"]
+        self.norms.norms = (
+            list(tensors["norms.late"].to(self.device)) if "norms.late" in tensors else []
+        )
+        self.norms.steps, self.norms.steps_in_epoch, self.norms.rates = document["norms"]
         self.balance.unpack(document["balance"])
         self.losses = list(tensors["losses"].to(self.device)) if "losses" in tensors else []
         self.scaler.load_state_dict(document["scaler"])

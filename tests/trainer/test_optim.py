@@ -36,7 +36,11 @@ def built(plant):
 def rates(optimizer, step, config, steps):
     """Rate by part at a step."""
     set_rates(optimizer, step, config, steps)
-    return {group["name"].partition("/")[0]: group["lr"] for group in optimizer.param_groups}
+    return {
+        name.partition("/")[0]: group["lr"]
+        for group in optimizer.param_groups
+        for name in group["name"].split()
+    }
 
 
 def test_rates_follow_each_encoders_own_schedule(built):
