@@ -162,18 +162,12 @@ class RunConfig(Strict):
         if train.modality_dropout_warmup > train.epochs:
             text = f"expected no more than train.epochs = {train.epochs}"
             raise BadKeyError("train.modality_dropout_warmup", train.modality_dropout_warmup, text)
-        return self
-
-    @model_validator(mode="after")
-    def _together(self) -> "RunConfig":
-        if self.train.class_weights and self.train.task == "regression":
-            raise ValueError(
-                'train.class_weights = true needs classes; not train.task = "regression"'
-            )
-        if self.eval.windows and not self.train.crop_s:
-            raise ValueError("eval.windows are of train.crop_s seconds; set that above 0")
-        if self.train.huber and self.train.task != "regression":
-            raise ValueError('train.huber needs train.task = "regression"')
+        if train.class_weights and train.task == "regression":
+            raise BadKeyError("train.class_weights", True, "needs classes or labels")
+        if train.huber and train.task != "regression":
+            raise BadKeyError("train.huber", train.huber, 'needs train.task = "regression"')
+        if self.eval.windows and not train.crop_s:
+            raise BadKeyError("eval.windows", self.eval.windows, "needs train.crop_s above 0")
         return self
 
 

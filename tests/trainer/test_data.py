@@ -79,9 +79,9 @@ def test_times_are_those_of_the_stream(plant):
 
 def test_a_crop_is_the_same_span_of_every_timed_stream(plant):
     data = plant().data()
-    batch = data.batch(np.arange(30), crop_s=0.3, rng=np.random.default_rng(0))
+    batch = data.batch(np.arange(30), crop_s=0.3, place=np.random.default_rng(0))
     whole = data.batch(np.arange(30)).mask["text"].sum()
-    batch = data.batch(np.arange(30), crop_s=0.3, rng=np.random.default_rng(0))
+    batch = data.batch(np.arange(30), crop_s=0.3, place=np.random.default_rng(0))
     for b in range(30):
         times = batch.times_s["audio"][b][batch.mask["audio"][b]]
         notes = batch.times_s["midi"][b][batch.mask["midi"][b]]

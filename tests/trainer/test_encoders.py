@@ -265,7 +265,7 @@ def test_a_batch_has_every_layer_of_the_same_rows(corpus):
 
 def test_a_crop_cuts_the_same_rows_from_every_layer(corpus):
     _, data = opened(corpus(STACK, STORED, preprocessing=FROM_WAV2VEC2))
-    batch = data.batch(np.arange(40), crop_s=0.1, rng=np.random.default_rng(0))
+    batch = data.batch(np.arange(40), crop_s=0.1, place=np.random.default_rng(0))
     seen = set()
     for b in range(40):
         rows = int(batch.mask["audio"][b].sum())

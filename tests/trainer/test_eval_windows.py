@@ -135,7 +135,7 @@ def test_training_evaluation_and_prediction_take_the_same_windows(plant):
 
 def test_windows_need_their_length(plant):
     planted = plant(counts=(4, 2, 2))
-    with pytest.raises(ConfigError, match="eval.windows are of train.crop_s seconds; set that"):
+    with pytest.raises(ConfigError, match="eval.windows = 3: needs train.crop_s above 0"):
         planted.run_config("eval.windows=3")
     assert windows_of(planted.run_config("train.crop_s=2", "eval.windows=3")) == Windows(3, 2.0)
     assert windows_of(planted.run_config("train.crop_s=2")) == WHOLE_CLIPS

@@ -202,10 +202,10 @@ def test_labels_that_the_task_can_not_read_are_one_line(plant):
     [
         (
             ['train.task="regression"', "train.class_weights=true"],
-            "class_weights = true needs classes",
+            "class_weights = true: needs classes or labels",
         ),
         (['train.task="multilabel"', 'train.balance="ogm_ge"'], "compares classes; it needs"),
-        (["train.huber=1"], 'train.huber needs train.task = "regression"'),
+        (["train.huber=1"], 'huber = 1.0: needs train.task = "regression"'),
         (['train.task="rank"'], "train.task"),
     ],
 )
