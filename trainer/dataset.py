@@ -185,7 +185,7 @@ class Dataset:
         cut = bool(crop_s) and place is not None
         label_B = torch.from_numpy(self.target[clips])
         if self._fits:
-            spans_2B = self._spans(clips, shown, crop_s, place) if cut else None
+            spans_2B = self.spans(clips, shown, crop_s, place) if cut else None
             chosen = {
                 name: self.resident(name).choose(clips, shown, spans_2B) for name in self.layers
             }
@@ -296,14 +296,14 @@ class Dataset:
                 return start, start + crop_s
         return -np.inf, np.inf
 
-    def _spans(
+    def spans(
         self,
         clips: NDArray[np.int64],
         views: NDArray[np.int64] | int,
         crop_s: float,
         place: Place | None,
     ) -> NDArray[np.float32]:
-        """`_span` of many, (2, B), from memory."""
+        """Start and end of a random span of each clip, (2, B), from memory."""
         luck_B = _lucks(place, len(clips)).astype(np.float32)
         spans_2B = np.array([[-np.inf], [np.inf]], np.float32).repeat(len(clips), axis=1)
         for resident in reversed([self.resident(name) for name in self.layers]):

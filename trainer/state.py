@@ -63,7 +63,7 @@ class State:
     def begin(self, epoch: int) -> None:
         """Forget the epoch before."""
         self.epoch, self.done, self.losses = epoch, 0, []
-        self.crops = np.random.default_rng([self.config.seed, epoch, 1])
+        self.crops = crops_of(self.config.seed, epoch)
 
     def windowed(self, loss: Tensor) -> None:
         """One window more is behind."""
@@ -136,6 +136,11 @@ class State:
         self.fit.resumed_at = self.fit.steps
         self.epoch, self.done = document["epoch"], document["done"]
         self.crops.bit_generator.state = document["crops"]
+
+
+def crops_of(seed: int, epoch: int) -> np.random.Generator:
+    """What draws the crops of an epoch."""
+    return np.random.default_rng([seed, epoch, 1])
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -198,8 +198,6 @@ def obstacle(config: RunConfig, data: Dataset) -> str:
             return f"train.{key} is not stacked"
     if config.eval.windows:
         return "eval.windows is not stacked"
-    if config.train.crop_s and any(s.spec.timing.kind != "none" for s in data.streams.values()):
-        return "train.crop_s draws crops for each clip; 0 takes whole clips"
     for name, encoder in config.model.encoders().items():
         if getattr(encoder, "source", "stored") == "waveform":
             return f"model.{name}_encoder trains a pretrained model along"
@@ -207,7 +205,12 @@ def obstacle(config: RunConfig, data: Dataset) -> str:
             return f"model.{name}_encoder.freeze_until_step holds a part of the model"
         if encoder.type == "piano_roll" and encoder.transpose:
             return f"model.{name}_encoder.transpose moves each roll by itself"
-    ragged = [n for n, r in data.rows.items() if len(np.unique(r[r > 0])) > 1]
+    ragged = [
+        name
+        for name, rows_N in data.rows.items()
+        if len(np.unique(rows_N[rows_N > 0])) > 1
+        or (config.train.crop_s and data.streams[name].spec.timing.kind != "none")
+    ]
     with reproducible(0, config.train.threads):
         pooled = isinstance(build_model(config, data).fusion, PooledFusion)
     if ragged and not pooled:

@@ -20,7 +20,7 @@ from mmfuse.trainer.dataset import Dataset
 from mmfuse.trainer.event_file import PREFIX
 from mmfuse.trainer.loop import fit, reproducible
 from mmfuse.trainer.model import FusionModel
-from mmfuse.trainer.run import train
+from mmfuse.trainer.run import build_model, train
 from mmfuse.trainer.stacked import Trainer
 from mmfuse.trainer.sweep import obstacle, sweep
 
@@ -89,6 +89,28 @@ def test_stacked_models_have_the_weights_of_single_ones_in_float64(embedded, fus
         heads = configs[k].unimodal_weight > 0
         return FusionModel(config, data.specs, 3, unimodal_heads=heads).double()
 
+    models = stacked_as_alone(data, configs, build)
+    different = list(zip(models[0].parameters(), models[2].parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in different), "dropout is each model's own"
+
+
+def test_each_model_has_the_crops_of_its_single_run(plant):
+    planted = plant(missing=0.2, counts=(50, 16, 20), epochs=3, crop_s=0.4)
+    configs = [planted.run_config(f"train.seed={seed}") for seed in (0, 1)]
+    data = planted.data()
+    assert obstacle(configs[0], data) == ""
+
+    def build(k):
+        return build_model(configs[k], data).double()
+
+    one, other = stacked_as_alone(data, [config.train for config in configs], build)
+    assert not all(
+        torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
+    )
+
+
+def stacked_as_alone(data, configs, build):
+    """Models trained side by side, after they were found to be those that are trained alone."""
     alone, fits, models, states = [], [], [], []
     for k, config in enumerate(configs):
         with reproducible(config.seed, 1):
@@ -108,8 +130,7 @@ def test_stacked_models_have_the_weights_of_single_ones_in_float64(embedded, fus
         for record, also in zip(told.records, expected.records, strict=True):
             shared = {key: also[key] for key in record}
             assert record == pytest.approx(shared, abs=1e-6)
-    different = list(zip(models[0].parameters(), models[2].parameters(), strict=True))
-    assert not all(torch.equal(a, b) for a, b in different), "dropout is each model's own"
+    return models
 
 
 def test_a_sweep_leaves_the_folders_of_single_runs(plant):
@@ -153,7 +174,7 @@ def test_what_can_not_be_stacked_is_queued_and_says_why(plant):
     data = planted.data()
     for override, reason in (
         ("train.accumulate=2", "train.accumulate is not stacked"),
-        ("train.crop_s=1", "train.crop_s draws crops for each clip; 0 takes whole clips"),
+        ("train.views=true", "train.views is not stacked"),
     ):
         assert obstacle(planted.run_config(override), data) == reason
 
