@@ -1,4 +1,4 @@
-"""The lock of a store: one process changes it at a time. Readers need none.
+"""Locks: one process at a time changes a store, or a folder of runs. Readers need none.
 
 The system releases it with the process, however that ends, so no lock is ever stale.
 """
@@ -13,6 +13,21 @@ from mmfuse.features.errors import LockedError
 
 
 @contextmanager
+def held(file: Path, fault: str) -> Iterator[None]:
+    """Hold a lock, which a file stands for, while the block lasts.
+
+    Raises:
+        LockedError: another process holds it; `fault` is what to say of that.
+    """
+    with file.open("w") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LockedError(fault) from None
+        yield
+
+
+@contextmanager
 def store_lock(root: Path) -> Iterator[None]:
     """Hold the lock of the store at `root` while the block lasts.
 
@@ -21,11 +36,6 @@ def store_lock(root: Path) -> Iterator[None]:
     """
     meta = root / layout.META
     meta.mkdir(parents=True, exist_ok=True)
-    with (meta / "writer.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LockedError(
-                f"another process is writing to {root}; wait for it, or name another --store"
-            ) from None
+    fault = f"another process is writing to {root}; wait for it, or name another --store"
+    with held(meta / "writer.lock", fault):
         yield

@@ -97,8 +97,19 @@ class Checkpoints:
         return _newest_first(self.folder)
 
 
-def refuse_another(run: Path, identity: Mapping[str, Any]) -> None:
+_OVERWRITE = "name another folder with --out DIR, or add --overwrite"
+
+
+def refuse_another(
+    run: Path, identity: Mapping[str, Any], what: str = "run", else_do: str = _OVERWRITE
+) -> None:
     """Let nothing but the same run go on in a folder with checkpoints.
+
+    Args:
+        run: the folder.
+        identity: what has to be the same.
+        what: what it is to a person.
+        else_do: what to do with another one.
 
     Raises:
         ConfigError: settings or data differ from those of the unfinished run.
@@ -111,9 +122,8 @@ def refuse_another(run: Path, identity: Mapping[str, Any]) -> None:
         others = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if others:
             raise ConfigError(
-                f"{run} holds an unfinished run with {others[0]} = {before.get(others[0])}, and "
-                f"this one has {now.get(others[0])}; bring that one to its end, name another "
-                "folder with --out DIR, or add --overwrite"
+                f"{run} holds an unfinished {what} with {others[0]} = {before.get(others[0])}, "
+                f"and this one has {now.get(others[0])}; bring that one to its end, {else_do}"
             )
         return
 

@@ -1,6 +1,7 @@
 """Commands of `mmtrain` about trained models: ask them, score them, take them elsewhere."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -139,7 +140,8 @@ def sweep(
 ) -> None:
     """Train a configuration with many seeds and settings, side by side where that can be.
 
-    A run that is finished is not made again. Says which runs were not stacked, and why.
+    A run that is finished is not made again, and a sweep that was killed goes on where it was: give
+    the same command again. Says which runs were not stacked, and why.
 
     Example: mmtrain sweep configs/late.toml --seeds 16 --grid train.lr=1e-3,3e-4
     """
@@ -149,7 +151,16 @@ def sweep(
         from mmfuse.trainer.sweep import sweep as many
 
         say = (lambda text: None) if quiet or as_json else (lambda text: print(printable(text)))
-        found = many(config, overrides or (), seeds, grid or (), out, stacked=not queue, report=say)
+        found = many(
+            config,
+            overrides or (),
+            seeds,
+            grid or (),
+            out,
+            stacked=not queue,
+            report=say,
+            warn=lambda text: print(printable(f"mmtrain: {text}"), file=sys.stderr),
+        )
         if not quiet or as_json:
             show(found, sweep_lines(found), as_json=as_json)
 

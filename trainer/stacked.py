@@ -9,7 +9,9 @@ Shapes: K model, P parameter of all, B batch, N clip, M modality, C class.
 """
 
 import copy
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmfuse.features.errors import ConfigError
 from mmfuse.trainer.batch import Batch
+from mmfuse.trainer.checkpoint import Checkpoints
 from mmfuse.trainer.config import TrainConfig
 from mmfuse.trainer.dataset import Dataset
 from mmfuse.trainer.draws import Recorder, Replay, Request, draw, stack
@@ -53,6 +56,7 @@ class Trainer:
         self.flat, self.optimizer = Flat(models), AdamW(models, configs)
         self.averaged_KP = self.flat.all_KP.clone()
         self.fits = [Fit() for _ in models]
+        self.epoch = self.step = 0  # that are behind
         self.best = [row.clone() for row in self.flat.all_KP]
         self.clips = data.clips_of("train")
         self.weights_C = None
@@ -62,11 +66,17 @@ class Trainer:
         self.crops: list[np.random.Generator] = []  # of those that still train, in this epoch
         self._requests: dict[Any, list[Request]] = {}
 
-    def fit(self) -> list[Fit]:
-        """Train all; the best weights are in `models` afterwards."""
+    def fit(self, checkpoints: Checkpoints | None = None, runs: Sequence[str] = ()) -> list[Fit]:
+        """Train all; the best weights are in `models` afterwards.
+
+        With `checkpoints`, one is taken after an epoch whenever it is time, with the names of the
+        `runs`; `unpack` goes on from one.
+        """
         steps = self.one.epochs * -(-len(self.clips) // self.one.batch_size)
-        step = 0
-        for epoch in range(1, self.one.epochs + 1):
+        step = self.step
+        for epoch in range(self.epoch + 1, self.one.epochs + 1):
+            if not self.here:
+                break
             self.base.train()
             orders = [self._order(k, epoch) for k in self.here]
             self.crops = [crops_of(self.configs[k].seed, epoch) for k in self.here]
@@ -77,14 +87,44 @@ class Trainer:
                 losses.append(loss_K)
             self._validate(epoch, step, steps, torch.stack(losses).mean(dim=0))
             self._stop(epoch)
-            if not self.here:
-                break
+            self.epoch, self.step = epoch, step
+            if checkpoints and checkpoints.due():
+                checkpoints.save(step, *self.pack(runs))
         for model, best_P in zip(self.models, self.best, strict=True):
             named = self.flat.views(best_P[None])
             with torch.no_grad():
                 for name, p in model.named_parameters():
                     p.copy_(named[name][0])
         return self.fits
+
+    def pack(self, runs: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that training changes, between two epochs: tensors, and what JSON can hold."""
+        tensors = {
+            "weights": self.flat.all_KP,
+            "averaged": self.averaged_KP,
+            "mean": self.optimizer.mean_KP,
+            "square": self.optimizer.square_KP,
+            "best": torch.stack(self.best),
+            "random": torch.stack(self.states),
+        }
+        fits = json.dumps([asdict(fit) for fit in self.fits])  # as text: keys keep their order
+        document = {"epoch": self.epoch, "step": self.step, "here": self.here, "fits": fits}
+        return tensors, document | {"runs": list(runs)}
+
+    def unpack(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+        """Become what was packed."""
+        self._keep(document["here"])
+        self.flat.all_KP.copy_(tensors["weights"])
+        self.averaged_KP.copy_(tensors["averaged"])
+        self.optimizer.mean_KP.copy_(tensors["mean"])
+        self.optimizer.square_KP.copy_(tensors["square"])
+        self.best = [best_P.clone() for best_P in tensors["best"]]
+        # torch.set_rng_state looks at the beginning of a row's storage, not at the row
+        self.states = [state.clone() for state in tensors["random"]]
+        self.epoch, self.step = document["epoch"], document["step"]
+        self.fits = [Fit(**fit) for fit in json.loads(document["fits"])]
+        for fit in self.fits:
+            fit.resumed_at = self.step
 
     def _order(self, k: int, epoch: int) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
         return self.data.order(self.clips, self.one.batch_size, self.configs[k].seed, epoch)
@@ -236,8 +276,12 @@ class Trainer:
         ]  # fmt: skip
         if len(goes_on) == len(self.here):
             return
-        rows = torch.tensor(goes_on, dtype=torch.int64)
-        self.here = [self.here[i] for i in goes_on]
+        self._keep(goes_on)
+
+    def _keep(self, places: Sequence[int]) -> None:
+        """Go on with the models at these places."""
+        rows = torch.tensor(places, dtype=torch.int64)
+        self.here = [self.here[i] for i in places]
         self.flat.keep(rows)
         self.optimizer.keep(rows)
         self.averaged_KP = self.averaged_KP[rows]

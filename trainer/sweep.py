@@ -2,7 +2,11 @@
 
 Runs that differ only in what `_SIDE_BY_SIDE` names are trained as one array of models
 (`stacked.py`); the others one after the other. Each leaves the folder of an ordinary run, and a
-finished folder is not made again.
+finished folder is not made again. While an array trains, its checkpoints are in the sweep's folder:
+
+sweep.json     what came out
+checkpoint/    the array in the making; a sweep that was killed goes on from there
+sweep.lock     held by the process that writes here
 """
 
 import json
@@ -21,8 +25,9 @@ import torch
 
 from mmfuse.features.errors import ConfigError
 from mmfuse.features.layout import write_durably
+from mmfuse.features.lock import held
 from mmfuse.features.store import FeatureStore
-from mmfuse.trainer import folder
+from mmfuse.trainer import checkpoint, folder
 from mmfuse.trainer.config import RunConfig, TrainConfig, load_run_config
 from mmfuse.trainer.dataset import Dataset
 from mmfuse.trainer.device import chosen
@@ -71,8 +76,9 @@ def sweep(
     *,
     stacked: bool = True,
     report: Callable[[str], None] = lambda text: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Train every point of a grid with every seed.
+    """Train every point of a grid with every seed; go on where a killed sweep stood.
 
     Args:
         path: run configuration (TOML).
@@ -82,26 +88,32 @@ def sweep(
         out: folder of the sweep; runs/<name>-sweep where it is left out.
         stacked: train side by side what can be.
         report: called with a line whenever something is done.
+        warn: called with what is not as it should be, one line each.
 
     Returns:
         What sweep.json holds: `points` (a row for each setting: mean, spread, best by validation),
         `best`, `runs`, how many were `stacked`, and why others were `queued`.
 
     Raises:
-        ConfigError: a grid that is none, or what `run` refuses.
+        ConfigError: a grid that is none, an unfinished sweep of something else in the folder, or
+            what `run` refuses.
+        LockedError: another process writes into the folder.
     """
     began = time.monotonic()
     points = _points(path, overrides, seeds, grid, out)
-    todo = [point for point in points if not _finished(point)]
-    groups: dict[str, list[Point]] = {}
-    for point in todo:
-        groups.setdefault(_alike(point.config), []).append(point)
-    for group in groups.values():
-        _run_group(path, overrides, group, stacked, report)
     root = points[0].out.parent
-    summary = _summary(points, root, time.monotonic() - began)
-    summary |= {"kept": len(points) - len(todo)}
-    write_durably(root / SWEEP, (json.dumps(summary, indent=2) + "\n").encode())
+    root.mkdir(parents=True, exist_ok=True)
+    fault = f"another process sweeps into {root}; wait for it, or name another --out DIR"
+    with held(root / "sweep.lock", fault):
+        kept = sum(_finished(point) for point in points)
+        groups: dict[str, list[Point]] = {}
+        for point in points:
+            groups.setdefault(_alike(point.config), []).append(point)
+        for group in groups.values():
+            if not all(point.result for point in group):
+                _run_group(path, overrides, group, stacked, report, warn)
+        summary = _summary(points, root, time.monotonic() - began) | {"kept": kept}
+        write_durably(root / SWEEP, (json.dumps(summary, indent=2) + "\n").encode())
     return summary
 
 
@@ -162,29 +174,53 @@ def _alike(config: RunConfig) -> str:
     return json.dumps(document, sort_keys=True)
 
 
+def _identity(group: Sequence[Point], data: Dataset, store: FeatureStore) -> dict[str, Any]:
+    """What makes a sweep the same sweep: what its runs share, and in what each is different."""
+    shared = checkpoint.identity_of(group[0].config, data, store)
+    for key in _SIDE_BY_SIDE:
+        del shared["train"][key]
+    for section in shared["model"].values():
+        if section:
+            section.pop("dropout", None)
+    return shared | {"runs": {point.out.name: _different(point.config) for point in group}}
+
+
+def _different(config: RunConfig) -> dict[str, Any]:
+    sections = {**config.model.encoders(), "fusion": config.model.fusion}
+    dropouts = {f"{name}.dropout": getattr(of, "dropout", None) for name, of in sections.items()}
+    return {key: getattr(config.train, key) for key in sorted(_SIDE_BY_SIDE)} | dropouts
+
+
 def _run_group(
     path: Path,
     overrides: Sequence[str],
     group: list[Point],
     stacked: bool,
     report: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> None:
-    one = group[0].config
-    why = "as asked" if not stacked else "it stands alone" if len(group) == 1 else ""
+    """Train those of a group that are not finished."""
+    todo = [point for point in group if not point.result]
+    one = todo[0].config
+    root = todo[0].out.parent
+    alone = len(todo) == 1 and not (root / checkpoint.FOLDER).is_dir()
+    why = "as asked" if not stacked else "it stands alone" if alone else ""
     if not why:
         data, store = load_dataset(one, path, overrides)
         why = obstacle(one, data)
     if not why:
         try:
-            _run_stacked(group, data, store, report)
-            report(f"{len(group)} runs trained side by side")
+            _run_stacked(todo, group, data, store, warn)
+            report(f"{len(todo)} runs trained side by side")
+            checkpoint.clear(root)
             return
         except (NotImplementedError, RuntimeError) as error:  # what vmap can't take
             why = f"torch can't stack it: {str(error).strip().splitlines()[0][:160]}"
-    for point in group:
+    for point in todo:
         point.why = why
         point.result = train(path, [*overrides, *point.overrides], point.out)
         report(f"{point.out} trained by itself ({why})")
+    checkpoint.clear(root)
 
 
 def obstacle(config: RunConfig, data: Dataset) -> str:
@@ -223,21 +259,41 @@ def obstacle(config: RunConfig, data: Dataset) -> str:
 
 
 def _run_stacked(
-    group: list[Point], data: Dataset, store: FeatureStore, report: Callable[[str], None]
+    todo: list[Point],
+    group: list[Point],
+    data: Dataset,
+    store: FeatureStore,
+    warn: Callable[[str], None],
 ) -> None:
-    began = time.monotonic()
-    for point in group:
+    began, one, root = time.monotonic(), todo[0].config, todo[0].out.parent
+    for point in todo:
         check_free(point.out, overwrite=False)
-    with ExitStack() as stack, reproducible(0, group[0].config.train.threads):
+    identity = _identity(group, data, store)
+    checkpoint.refuse_another(root, identity, "sweep", "or name another folder with --out DIR")
+    checkpoints = checkpoint.Checkpoints(root, identity, one.train.checkpoint_s, warn)
+    found = checkpoints.load()
+    # it may have runs that are finished meanwhile, and is of no use if one to do is not in it
+    names = {point.out.name for point in todo}
+    if found and names <= set(found[1]["runs"]):
+        names = set(found[1]["runs"])
+    else:
+        found = None
+    group = [point for point in group if point.out.name in names]
+    with ExitStack() as stack, reproducible(0, one.train.threads):
         models, states = [], []
         for point in group:
             torch.manual_seed(point.config.train.seed)
             models.append(build_model(point.config, data))
             states.append(torch.get_rng_state())
-        fits = Trainer(models, states, data, [point.config.train for point in group]).fit()
+        trainer = Trainer(models, states, data, [point.config.train for point in group])
+        if found:
+            trainer.unpack(*found)
+        fits = trainer.fit(checkpoints, [point.out.name for point in group])
         share = (time.monotonic() - began) / len(group)
         for point, model, fitted in zip(group, models, fits, strict=True):
-            logs = RunLogs(point.config, report)
+            if point not in todo:
+                continue
+            logs = RunLogs(point.config, warn)
             run = stack.enter_context(RunFolder(point.out, overwrite=True, logs=logs))
             toml = to_toml(point.config)
             (point.out / folder.RESOLVED).write_text(toml, encoding="utf-8")
