@@ -1,5 +1,6 @@
 """What a run and a comparison say to a person: plain tables, and what to type next."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,7 @@ def _gradient_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def compare_lines(comparison: Mapping[str, Any]) -> list[str]:
-    """One row a run, the differences from the reference beside it; means over seeds below."""
+    """One row a run, the differences from the reference beside it; means over seeds, what next."""
     against = comparison["against"]
     task = _task(comparison)
     title, mcnemar = TITLES[task.select], task.right_or_wrong
@@ -157,7 +158,8 @@ def compare_lines(comparison: Mapping[str, Any]) -> list[str]:
         lines.append(f"Intervals and p draw {comparison['groups']} groups of clips{counts}.")
     if not mcnemar:
         lines.append("McNemar's test is for answers that are right or wrong, not for this task.")
-    return lines
+    runs = shlex.join(run["run"] for run in comparison["runs"])
+    return [*lines, "", f"Next: mmtrain report {runs}"]
 
 
 def prediction_lines(found: "Predictions", out: Path | None) -> list[str]:

@@ -88,7 +88,7 @@ def test_groups_are_drawn_whole_where_a_run_knows_them(record):
     wanted = metrics.paired_bootstrap(truth[ids], ours[ids], theirs[ids], 3, groups_N=groups)
     found = by_group["runs"][0]["difference"]["accuracy"]
     assert found == pytest.approx(dataclasses.asdict(wanted["accuracy"]))
-    assert compare_lines(by_group)[-1].startswith("Intervals and p draw 9 groups of clips")
+    assert compare_lines(by_group)[-3].startswith("Intervals and p draw 9 groups of clips")
 
 
 def test_the_reference_is_the_best_single_modality_or_the_one_named(record):
@@ -109,7 +109,9 @@ def test_without_a_single_modality_nothing_is_subtracted(record):
     found = compare(folders)
     assert found["against"] is None
     assert "difference" not in found["runs"][0]
-    assert "--against RUN names a reference" in compare_lines(found)[-1]
+    *_, missing, _, after = compare_lines(found)
+    assert "--against RUN names a reference" in missing
+    assert after == f"Next: mmtrain report {folders[0]} {folders[1]}"
 
 
 def test_the_order_of_the_runs_changes_no_number(record):
