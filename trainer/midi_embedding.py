@@ -56,7 +56,7 @@ def readable(spec: StreamSpec) -> bool:
     vocabulary = spec.params["vocabulary"]
     sizes = vocabulary.get("sizes")
     if sizes is not None:
-        return {"kind", "pitch"} <= set(sizes) and list(sizes) == list(spec.fields[: len(sizes)])
+        return {"kind", "pitch"} <= set(sizes) and set(sizes) == set(spec.fields[: len(sizes)])
     pitches = [vocabulary.get(name) for name in _pitch_kinds(vocabulary)]
     size = vocabulary.get("size", 0)
     fits = all(p and p[1] <= PITCHES and 0 < p[0] <= size - p[1] for p in pitches)
@@ -68,7 +68,9 @@ def note_embedding(spec: StreamSpec, dim: int, transpose: int) -> "TokenEmbeddin
     vocabulary = spec.params["vocabulary"]
     if "sizes" not in vocabulary:
         return TokenEmbedding(vocabulary, dim, transpose, spec.fields.index("token"))
-    return FieldEmbedding(vocabulary["sizes"], dim, transpose)
+    sizes = vocabulary["sizes"]  # a store has them sorted by name
+    in_order = {name: sizes[name] for name in spec.fields if name in sizes}
+    return FieldEmbedding(in_order, dim, transpose)
 
 
 class TokenEmbedding(nn.Module):

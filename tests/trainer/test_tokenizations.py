@@ -1,5 +1,6 @@
 """`event_based` reads what has one token a row, finds the stream that was asked for, or says no."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from mmfuse.features.config import MidiPreprocessing
 from mmfuse.features.errors import ConfigError, MissingError
 from mmfuse.features.midi_tokens import TOKENIZATIONS, midi_tokens_spec, tokens_entry
-from mmfuse.features.spec import Entry
+from mmfuse.features.spec import Entry, StreamSpec
 from mmfuse.features.store import open_store
 from mmfuse.features.writer import StoreWriter
 from mmfuse.trainer.encoder_config import EventBasedConfig, MusicTransformerConfig
@@ -45,6 +46,15 @@ def test_remi_pitches_have_a_class_and_an_octave_and_nothing_else_has():
     assert torch.equal(encoder.class_V > 0, pitched)
     assert torch.equal(encoder.octave_V > 0, pitched)
     assert encoder.pitch_V[first + 60] == 60
+
+
+def test_fields_are_those_of_the_columns_in_whatever_order_a_store_names_them():
+    spec = midi_tokens_spec(TOKENIZATIONS["compound"](programs=True, tempos=True))
+    stored = StreamSpec.from_json(json.loads(json.dumps(spec.to_json(), sort_keys=True)))
+    assert list(stored.params["vocabulary"]["sizes"]) != list(spec.params["vocabulary"]["sizes"])
+    for one in (spec, stored):
+        events = build_encoder(EventBasedConfig(hidden_dim=16), one).events
+        assert events.names == list(spec.fields[: len(events.names)])
 
 
 def test_an_unknown_tokenization_is_refused_with_what_to_type():
