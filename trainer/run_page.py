@@ -48,6 +48,9 @@ def run_page(paths: Sequence[Path], against: Path | None = None) -> Page:
     if len(runs) > 1 or against is not None:
         try:
             compared = compare(paths, against)
+            if compared["task"] != "single":
+                notes.append(f"not drawn for {compared['task']} runs: see mmtrain compare")
+                compared = None
         except ConfigError as error:
             notes.append(f"not compared: {error}")
     names = [run["path"] for run in runs]

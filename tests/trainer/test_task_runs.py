@@ -126,6 +126,14 @@ def test_runs_are_compared_by_the_tasks_score(finished):
     )
 
 
+def test_a_report_of_two_runs_is_written_without_their_comparison(finished, tmp_path):
+    task, planted, _ = finished
+    out = tmp_path / "page.html"
+    outcome = invoke("report", planted.folder / "a", planted.folder / "b", "--out", out)
+    assert outcome.exit_code == 0, outcome.output
+    assert f"not drawn for {task} runs: see mmtrain compare" in out.read_text()
+
+
 def test_it_predicts_and_scores_anew(finished, tmp_path):
     task, planted, result = finished
     out = tmp_path / "p.parquet"
