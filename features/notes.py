@@ -63,7 +63,7 @@ def notes_entry(midi: MidiFile, offset_s: Fraction = Fraction(0)) -> Entry:
     Returns:
         values (n, 15) float64; n may be 0. Each time is computed exactly and rounded once.
     """
-    sequence = next((one for one in midi.sequences if len(one.notes)), midi.sequences[0])
+    sequence = chosen_sequence(midi)
     notes = sequence.notes
     ticks = np.concatenate([notes["onset_tick"], notes["offset_tick"]])
     onset_s, off_s = sequence.tempo_map.seconds(ticks, offset_s).reshape(2, -1)
@@ -77,6 +77,11 @@ def notes_entry(midi: MidiFile, offset_s: Fraction = Fraction(0)) -> Entry:
     for number, name in enumerate(FIELDS):
         values[:, number] = columns[name] if name in columns else notes[name]
     return Entry(values, windows=((Fraction(0), len(values)),), note=_note(midi))
+
+
+def chosen_sequence(midi: MidiFile) -> Sequence:
+    """The timeline that notes are taken from: the first that has any."""
+    return next((one for one in midi.sequences if len(one.notes)), midi.sequences[0])
 
 
 def _metre(sequence: Sequence) -> dict[str, NDArray[np.float64]]:

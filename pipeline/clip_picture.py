@@ -6,7 +6,6 @@ note lies on its own fundamental and its overtones stand above it. Times come fr
 the trainer gets them; nothing is moved to look better.
 """
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,26 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfuse.features import chart
-from mmfuse.features.alignment import (
-    DETECTOR_LAG_S,
-    FIRST_S,
-    HOP,
-    RATE_HZ,
-    estimate_lag,
-    onset_strength,
-)
+from mmfuse.features.alignment import estimate_lag
 from mmfuse.features.audio import Audio, read_audio, resample
 from mmfuse.features.chart import Tick
 from mmfuse.features.clip import Clip
 from mmfuse.features.clock import FrameRate, Timecode
-from mmfuse.features.containers import with_serial
 from mmfuse.features.errors import ClipError
 from mmfuse.features.logmel import LogMel, LogMelParams, band_centres_hz
-from mmfuse.features.midi_file import read_midi
-from mmfuse.features.notes import COLUMN
-from mmfuse.features.origins import align, audio_origin, needs_files
+from mmfuse.features.midi_file import MidiFile, read_midi
+from mmfuse.features.notes import COLUMN, chosen_sequence
+from mmfuse.features.origins import Alignment, align, audio_origin, needs_files
 from mmfuse.features.png import data_uri, png
 from mmfuse.features.store import FeatureStore
+from mmfuse.pipeline.clip_sound import onset_curve, vorbis
 
 LONGEST_S = 30.0
 _RANGE_DB = 65.0
@@ -44,9 +36,7 @@ _LOWEST, _HIGHEST = 36, 119  # pitches: C2, and B8 just below 8 kHz
 _ROWS = 2  # of pixels for a semitone
 _NAMES = ("C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B")
 _TRACKS = 4  # colours that there are
-_ONSET_POINTS = 1200
-_PLAYED_HZ = 24_000
-_BLOCK = 1 << 14  # samples handed to the Vorbis encoder at once: it keeps them on its stack
+_LETTER = 0.9  # percent of the picture that a letter of a word takes
 
 
 @dataclass(slots=True)
@@ -67,6 +57,7 @@ class Picture:
     lowest: int = _LOWEST  # pitch at the foot
     highest: int = _HIGHEST
     bars: list[Tick] = field(default_factory=list)
+    words: list[Tick] = field(default_factory=list)  # lyrics of the MIDI
     onsets: list[float] = field(default_factory=list)
     strength: str = ""  # points of an area
     audio: str = ""  # data URI
@@ -100,12 +91,16 @@ def picture(store: FeatureStore, clip: Clip, keys: dict[str, str]) -> Picture:
     _axes(found, lowest)
     if mel is not None:
         _draw_frames(found, mel, times_s, params, lowest)
+    midi, aligned = _midi(clip, found)
     if notes is not None:
-        _draw_notes(found, notes, lowest)
+        _draw_notes(found, notes, lowest, midi)
+    if midi is not None:
+        _draw_words(found, midi, aligned.offset_s)
     _timecode(found)
     if audio is not None:
         _draw_sound(found, audio)
-        _aligned(found, audio, notes)
+    if audio is not None and midi is not None:
+        _tell(found, aligned, audio, notes)
     told = {"audio": clip.audio, "MIDI": clip.midi, "text": clip.text}
     missing = [name for name, there in told.items() if there is None]
     if len(missing) < len(told):  # else nothing is known of the clip's files
@@ -206,13 +201,16 @@ def _draw_frames(
     found.mel_place = (_percent(found, left_s), _percent(found, right_s - left_s))
 
 
-def _draw_notes(found: Picture, notes: NDArray[np.float64], lowest: int) -> None:
+def _draw_notes(
+    found: Picture, notes: NDArray[np.float64], lowest: int, midi: MidiFile | None
+) -> None:
     columns = {name: notes[:, COLUMN[name]] for name in COLUMN}
     span = _HIGHEST + 1 - lowest
     inside = (columns["offset_s"] > 0) & (columns["onset_s"] < found.shown_s)
     tracks = np.unique(columns["track"]).tolist()
     found.tracks = min(len(tracks), _TRACKS)
-    found.track_names = [f"{track:.0f}" for track in tracks]
+    names = chosen_sequence(midi).track_names if midi is not None else {}
+    found.track_names = [names.get(int(track)) or f"track {track:.0f}" for track in tracks]
     for n in np.flatnonzero(inside).tolist():
         one = {name: column[n] for name, column in columns.items()}
         pitch = int(one["pitch"])
@@ -220,7 +218,7 @@ def _draw_notes(found: Picture, notes: NDArray[np.float64], lowest: int) -> None
         right = _percent(found, min(one["offset_s"], found.shown_s))
         said = (
             f"{note_name(pitch)}, {one['onset_s']:.3f} to {one['offset_s']:.3f} s, velocity "
-            f"{one['velocity']:.0f}, track {one['track']:.0f}"
+            f"{one['velocity']:.0f}, {found.track_names[tracks.index(one['track'])]}"
         )
         found.notes.append(
             (
@@ -296,50 +294,47 @@ def _start(clip: Clip) -> tuple[Fraction, FrameRate] | None:
 
 def _draw_sound(found: Picture, audio: Audio) -> None:
     shown = audio.samples_N[: math.ceil(found.shown_s * audio.rate_hz)]
-    strength = np.maximum(onset_strength(resample(shown, audio.rate_hz, RATE_HZ)), 0)
-    if len(strength):
-        stride = -(-len(strength) // _ONSET_POINTS)
-        filled = np.pad(strength, (0, -len(strength) % stride)).reshape(-1, stride)
-        peak = filled.max(axis=1) / max(float(np.percentile(strength, 99.7)), 1e-9)
-        place = filled.argmax(axis=1) + stride * np.arange(len(peak))
-        at_s = FIRST_S - DETECTOR_LAG_S + place * HOP / RATE_HZ
+    at_s, strength = onset_curve(shown, audio.rate_hz)
+    if len(at_s):
         places = [_percent(found, second) for second in at_s.tolist()]
-        points = [chart.point(x, 100 * min(y, 1.0)) for x, y in zip(places, peak, strict=True)]
+        points = [chart.point(x, 100 * y) for x, y in zip(places, strength.tolist(), strict=True)]
         found.strength = " ".join([chart.point(places[0], 0), *points, chart.point(places[-1], 0)])
     found.audio = data_uri(vorbis(shown, audio.rate_hz), "audio/ogg")
 
 
-def vorbis(samples_N: NDArray[np.float32], rate_hz: int) -> bytes:
-    """Mono samples as Ogg Vorbis of 24 kHz at most, from the first to the last; always the same."""
-    import soundfile
-
-    if rate_hz > _PLAYED_HZ:
-        samples_N, rate_hz = resample(samples_N, rate_hz, _PLAYED_HZ), _PLAYED_HZ
-    sink = io.BytesIO()
-    with soundfile.SoundFile(
-        sink, "w", rate_hz, 1, format="OGG", subtype="VORBIS", compression_level=0.6
-    ) as file:
-        for first in range(0, len(samples_N), _BLOCK):
-            file.write(samples_N[first : first + _BLOCK])
-    return with_serial(sink.getvalue(), 0)
-
-
-def _aligned(found: Picture, audio: Audio, notes: NDArray[np.float64] | None) -> None:
-    """Say where the MIDI lies, by whose word, and how far off the sound is from it."""
-    clip = found.clip
-    if clip.midi is None or notes is None:
-        return
+def _midi(clip: Clip, found: Picture) -> tuple[MidiFile | None, Alignment]:
+    """The MIDI file, and where it lies on the clip's clock."""
+    if clip.midi is None:
+        return None, Alignment()
     try:
-        origin = audio_origin(clip)[0] if needs_files(clip) else None
-        start = read_midi(clip.midi.read()).start if needs_files(clip) else None
-        aligned = align(clip, origin, start)
+        midi = read_midi(clip.midi.read())
+        asked = needs_files(clip)
+        origin = audio_origin(clip)[0] if asked else None
+        return midi, align(clip, origin, midi.start if asked else None)
     except ClipError as error:
         found.problems.append(f"MIDI: {error.reason}: {error}")
-        return
+        return None, Alignment()
+
+
+def _draw_words(found: Picture, midi: MidiFile, offset_s: Fraction) -> None:
+    """Lyrics where they are sung; one that would lie on another is left out, or minor if narrow."""
+    free = clear = 0.0
+    for word in chosen_sequence(midi).lyrics:
+        text, at = word.text.strip(), _percent(found, word.time_s + float(offset_s))
+        if text and free <= at < 100:
+            found.words.append(Tick(at, text, at < clear))
+            free = at + _LETTER * (len(text) + 1)
+            clear = clear if at < clear else at + 3 * _LETTER * (len(text) + 1)
+
+
+def _tell(
+    found: Picture, aligned: Alignment, audio: Audio, notes: NDArray[np.float64] | None
+) -> None:
+    """Say where the MIDI lies, by whose word, and how far off the sound is from it."""
     apart_s = float(aligned.offset_s)
     where = f"{abs(apart_s):.4f} s {'after' if apart_s >= 0 else 'before'} the audio"
     found.facts.append(aligned.zero or f"MIDI starts {where}, by {aligned.sources}")
-    lag = estimate_lag(audio, notes) if len(notes) else None
+    lag = estimate_lag(audio, notes) if notes is not None and len(notes) else None
     if lag is not None:
         found.facts.append(
             f"sound {chart.plain(1000 * lag.lag_s, '+.1f')} ms from the notes, confidence "

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from browser import EVIL
+from midi_bytes import meta, smf, track
 from typer.testing import CliRunner
 
 from mmfuse.features import chart, page, png
@@ -22,7 +23,8 @@ from mmfuse.features.errors import ConfigError, MissingError
 from mmfuse.features.notes import COLUMN
 from mmfuse.features.store import open_store
 from mmfuse.pipeline.cli import app
-from mmfuse.pipeline.clip_picture import note_name, spread, vorbis
+from mmfuse.pipeline.clip_picture import note_name, spread
+from mmfuse.pipeline.clip_sound import onset_curve, vorbis
 from mmfuse.pipeline.store_page import store_page
 
 
@@ -210,6 +212,38 @@ def test_the_table_of_lags_is_shown_where_it_is_of_this_corpus(
     assert found.notes == ["alignment.parquet is of another corpus, and left out"]
     with pytest.raises(ConfigError, match="that the corpus lacks"):
         store_page(store, alignment=tmp_path / "alignment.parquet", count=0)
+
+
+def test_words_notes_and_onsets_stand_where_they_sound_under_the_names_of_their_tracks(tmp_path):
+    rate_hz, at_s = 16_000, (0.75, 1.25, 2.25)  # MIDI 0.25, 0.75 and 1.75 s, half a second later
+    samples = np.zeros(3 * rate_hz, np.float32)
+    for one in at_s:
+        start = round(one * rate_hz)
+        wave = np.sin(2 * np.pi * 440 * np.arange(3200) / rate_hz) * np.exp(-np.arange(3200) / 800)
+        samples[start : start + 3200] += 0.5 * wave.astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, rate_hz)
+    on, off = b"\x90\x45\x60", b"\x80\x45\x00"
+    events = [(0, meta(0x03, b"So<b>prano"))]
+    for gap, word in ((240, b"Hey<i>"), (384, b"you"), (864, b"there")):
+        events += [(gap, meta(0x05, word)), (0, on), (96, off)]
+    (tmp_path / "a.mid").write_bytes(smf(track(*events)))
+    row = {"id": "x", "audio_path": "a.wav", "midi_path": "a.mid"}
+    row |= {"audio_start_s": 10, "midi_start_s": 10.5}
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(row))
+    assert mmfeat("tokenize", "--corpus", tmp_path, "--store", tmp_path / "s.zarr").exit_code == 0
+    html = store_page(tmp_path / "s.zarr").html
+    assert "So&lt;b&gt;prano" in html
+    words = re.findall(r'<text x="([\d.]+)%" y="100%" dy="-7"[^>]*>([^<]+)</text>', html)
+    assert [text for _, text in words] == ["Hey&lt;i&gt;", "you", "there"]
+    percent = [100 * one / 3 for one in at_s]
+    assert [float(x) for x, _ in words] == pytest.approx(percent, abs=0.01)
+    bars = [float(x) for x in re.findall(r'class="note-bar n0" x="([\d.]+)%"', html)]
+    assert bars == pytest.approx(percent, abs=0.01)
+    assert "MIDI starts 0.5000 s after the audio, by manifest" in html
+    seconds, strength = onset_curve(samples, rate_hz)
+    for one in at_s:
+        near = np.abs(seconds - one) < 0.1
+        assert seconds[near][strength[near].argmax()] == pytest.approx(one, abs=0.008)
 
 
 # -- parts ---------------------------------------------------------------------------------------
