@@ -39,7 +39,8 @@ def shoot(browser: Any, page: Path, target: Path, *, phone: bool) -> None:
         tab.evaluate("document.activeElement.blur()")
     if phone:
         first = clip if clip.count() else tab.locator("section").first
-        first.evaluate("(it) => window.scrollTo(0, it.getBoundingClientRect().top - 16)")
+        place = "it.getBoundingClientRect().top + scrollY - 16"
+        first.evaluate(f"(it) => scrollTo({{top: {place}, behavior: 'instant'}})")
     tab.wait_for_timeout(300)
     shot = context.new_cdp_session(tab).send(
         "Page.captureScreenshot", {"format": "webp", "quality": QUALITY}
