@@ -7,7 +7,6 @@ folder appears whole, by one rename, or not at all; a clip at a time is in memor
 
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,13 +21,13 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from mmfuse.features.errors import ConfigError, StoreError
-from mmfuse.features.int8 import is_quantised, is_scales
-from mmfuse.features.spec import Array, StreamSpec
-from mmfuse.features.store import FeatureStore, Stream, open_store
+from mmfuse.features.errors import ConfigError
+from mmfuse.features.int8 import is_quantised
+from mmfuse.features.joined import Named, joined, named_streams
+from mmfuse.features.spec import Array
+from mmfuse.features.store import FeatureStore, open_store
 
 STREAMS = "streams.json"
-_CHUNK = 1024  # entries
 _MAX_NAME = 200  # bytes of a file's name without suffixes
 
 
@@ -64,27 +63,14 @@ class Item:
         return {"id": self.clip_id, "view": self.view, "key": self.key, "streams": streams}
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A stream to export, by the name that it has there; `dtype` is that of its values there."""
-
-    name: str
-    stream: Stream
-    is_timed: bool
-
-    @property
-    def spec(self) -> StreamSpec:
-        """The stream's."""
-        return self.stream.spec
-
-    def part(self, entry: int) -> Part:
-        """What goes out of an entry."""
-        record = self.stream.record(entry)
-        told = {name: record.get(name, "") for name in ("origin_s", "note", "augmentation")}
-        told["windows"] = [[w["start_s"], w["rows"]] for w in record["windows"]]
-        told["content"] = bytes(record["content"]).hex()
-        times_s = self.stream.frame_times_s(entry) if self.is_timed else None
-        return Part(self.stream.at(entry), times_s, told)
+def part_of(one: Named, entry: int) -> Part:
+    """What goes out of an entry."""
+    record = one.stream.record(entry)
+    told = {name: record.get(name, "") for name in ("origin_s", "note", "augmentation")}
+    told["windows"] = [[w["start_s"], w["rows"]] for w in record["windows"]]
+    told["content"] = bytes(record["content"]).hex()
+    times_s = one.stream.frame_times_s(entry) if one.is_timed else None
+    return Part(one.stream.at(entry), times_s, told)
 
 
 class Form(Protocol):
@@ -158,59 +144,12 @@ def export(path: Path, form: str, out: Path, streams: Sequence[str] | None = Non
     return report
 
 
-def named_streams(store: FeatureStore, names: Sequence[str] | None) -> list[Named]:
-    """Streams to hand on, with plain names where these say enough.
-
-    Raises:
-        ConfigError: the store has none.
-        MissingError: there is no such stream, or several.
-        StoreError: a name of a stream is no plain word.
-    """
-    scales = {key for key, spec in store.specs().items() if is_scales(spec)}
-    keys = [store[name].key for name in names or sorted(set(store.keys()) - scales)]
-    keys = list(dict.fromkeys(keys))
-    if not keys:
-        raise ConfigError(f"{store.path} has no streams; make some with: mmfeat run CONFIG")
-    plain = [key.rpartition("-")[0] for key in keys]
-    found = []
-    for key, name in zip(keys, plain, strict=True):
-        chosen = name if plain.count(name) == 1 else key
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", chosen):
-            raise StoreError(f"a stream named {chosen!r} can't be a file's name")
-        stream = store[key]
-        found.append(Named(chosen, stream, stream.spec.timing.kind != "none"))
-    return found
-
-
 def items(named: Sequence[Named]) -> Iterator[Item]:
     """Every clip and view that any of the streams has, in the order of the fullest stream."""
-    order = sorted(named, key=lambda one: -len(one.stream))
-    for place, leader in enumerate(order):
-        table = leader.stream.table.select(["clip_id"])
-        views = leader.stream.views
-        for start in range(0, len(leader.stream), _CHUNK):
-            ids: list[str] = table.slice(start, _CHUNK)["clip_id"].to_pylist()
-            its = views[start : start + _CHUNK]
-            found = {one.name: _entries(one.stream, ids, its) for one in named}
-            done = np.zeros(len(ids), np.bool_)
-            for earlier in order[:place]:
-                done |= found[earlier.name] >= 0
-            for row in np.flatnonzero(~done).tolist():
-                parts = {
-                    one.name: one.part(int(found[one.name][row]))
-                    for one in named
-                    if found[one.name][row] >= 0
-                }
-                yield Item(ids[row], int(its[row]), parts)
-
-
-def _entries(stream: Stream, ids: list[str], views: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Entry of each (clip, view), -1 for none."""
-    found = np.full(len(ids), -1, np.int64)
-    for view in np.unique(views).tolist():
-        rows = np.flatnonzero(views == view)
-        found[rows] = stream.find([ids[row] for row in rows.tolist()], view)
-    return found
+    for ids, views, entries in joined(named):
+        for clip_id, view, row in zip(ids, views.tolist(), entries.tolist(), strict=True):
+            its = [(one, entry) for one, entry in zip(named, row, strict=True) if entry >= 0]
+            yield Item(clip_id, view, {one.name: part_of(one, entry) for one, entry in its})
 
 
 def _document(store: FeatureStore, named: Sequence[Named]) -> dict[str, Any]:

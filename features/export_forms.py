@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmfuse.features.export import Form, Item, Named, Part
+from mmfuse.features.export import Form, Item, Part
+from mmfuse.features.joined import Named
 from mmfuse.features.spec import Array
 
 _SHARD_BYTES = 256 << 20  # a file of many clips is closed when it has as much

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,9 @@ from mmfuse.features.manifest import manifest_path, read_manifest
 from mmfuse.features.shards import ACCESS, open_shards
 from mmfuse.features.sidecars import Sidecars
 from mmfuse.features.spec import Array, StreamSpec, frame_times_s
+
+if TYPE_CHECKING:
+    from mmfuse.features.torch_dataset import TorchDataset
 
 
 def open_store(path: Path | str, access: str = "map") -> "FeatureStore":
@@ -100,6 +103,59 @@ class FeatureStore:
         if scales not in self.manifest["streams"]:
             raise StoreError(f"store {self.path} lacks {scales}, without which {key} says nothing")
         return Int8Stream(self.path, key, document, self.access, self[scales])
+
+    def as_torch_dataset(
+        self,
+        streams: Sequence[str] | None = None,
+        clips: Sequence[str] | None = None,
+        *,
+        labels: Mapping[str, Any] | None = None,
+        views: bool = False,
+        complete: bool = False,
+        times: bool = False,
+    ) -> "TorchDataset":
+        """A map-style dataset of dicts of tensors: see `TorchDataset` in `torch_dataset.py`.
+
+        Args:
+            streams: names or keys; all where left out.
+            clips: ids in the order that is wanted; all clips where left out.
+            labels: label of each clip by id.
+            views: whether augmented views are samples, too.
+            complete: leave out clips that lack one of the streams.
+            times: seconds of rows, too, as `NAME_times_s`.
+
+        Raises:
+            MissingError: a stream or clip is not there.
+        """
+        from mmfuse.features.joined import Samples
+        from mmfuse.features.torch_dataset import TorchDataset
+
+        how = {"views": views, "complete": complete, "times": times}
+        return TorchDataset(Samples(self, streams, clips, **how), labels)
+
+    def as_hf_dataset(
+        self,
+        streams: Sequence[str] | None = None,
+        clips: Sequence[str] | None = None,
+        *,
+        labels: Mapping[str, Any] | None = None,
+        views: bool = False,
+        complete: bool = False,
+        times: bool = False,
+    ) -> Any:
+        """A `datasets.Dataset` that reads streams when they are asked for, and copies none.
+
+        Arguments are those of `as_torch_dataset`; streams are arrays, (rows, *item), not to be
+        written to.
+
+        Raises:
+            MissingError: a stream or clip is not there, or `datasets` is not installed.
+        """
+        from mmfuse.features.hf_dataset import hf_dataset
+        from mmfuse.features.joined import Samples
+
+        how = {"views": views, "complete": complete, "times": times}
+        return hf_dataset(Samples(self, streams, clips, **how), labels)
 
     def failures(self) -> pa.Table:
         """The failures table: clip id, stage, reason, detail, stream, content hash."""
