@@ -109,4 +109,6 @@ def test_the_wheel_extracts_trains_and_reports_in_a_clean_environment(clean):
     told = run("mmtrain", "run", "configs/late.toml", "--set", "train.epochs=2", "--json")
     assert 0 <= json.loads(told.strip().splitlines()[-1])["test"]["accuracy"] <= 1
     run("mmfeat", "report", "demo/store.zarr", "--out", "demo/report.html", "--clips", 1)
-    assert "<html" in (folder / "demo" / "report.html").read_text(encoding="utf-8")
+    run("mmtrain", "report", "runs/late", "--out", "demo/runs.html")
+    for page in ("report", "runs"):
+        assert "<html" in (folder / "demo" / f"{page}.html").read_text(encoding="utf-8")
