@@ -145,6 +145,10 @@ def table(name: str, found: dict[str, Any]) -> Iterator[list[Any]]:
         yield ["clips", *(key for key in found["scale"][0] if key != "clips")]
         for row in found["scale"]:
             yield [f"{row['clips']:,}", *(f"{v:.3g}" for k, v in row.items() if k != "clips")]
+    elif name == "encoders_cost":
+        yield ["an hour of audio", "seconds", "MB"]
+        for encoder, cost in found["costs"].items():
+            yield [encoder, cost["seconds_an_hour"], cost["megabytes_an_hour"]]
     elif name == "engine":
         yield ["clips a second", ""]
         for key in ("one_clips_per_s", "many_clips_per_s", "apart_clips_per_s"):

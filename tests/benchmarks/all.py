@@ -21,7 +21,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parents[1] / "docs" / "bench"
-RUNS: dict[str, tuple[list[str], list[str]]] = {  # script and options: in full, and quick
+RUNS: dict[str, tuple[list[str], list[str]]] = {  # options in full, and quick
     "midi_reader": ([], ["--pairs", "3"]),
     "midi_tokens": ([], ["--rounds", "3"]),
     "fusions": ([], ["--rounds", "7"]),
@@ -31,6 +31,10 @@ RUNS: dict[str, tuple[list[str], list[str]]] = {  # script and options: in full,
     "storage": ([], ["--megabytes", "60", "--pairs", "2"]),
     "scale": ([], ["--most", "1e5"]),
     "encoders": ([], ["--pairs", "1", "--light-clips", "60", "--only", "lhotse", "librosa"]),
+    "encoders_cost": (
+        ["--cost", "--pairs", "1", "--clips", "8"],
+        ["--cost", "--pairs", "1", "--clips", "2", "--light-clips", "60"],
+    ),
 }
 PEERS = {  # whose versions matter
     "midi_reader": ("pretty_midi", "symusic"),
@@ -93,7 +97,8 @@ def busy() -> float:
 def measured(name: str, options: list[str]) -> dict[str, Any]:
     """One benchmark, in a process of its own."""
     began, busy_s, own_s = time.monotonic(), busy(), sum(os.times()[2:4])
-    line = [sys.executable, str(HERE / f"{name}.py"), *options, "--json"]
+    script = f"{name.removesuffix('_cost')}.py"
+    line = [sys.executable, str(HERE / script), *options, "--json"]
     done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name} failed with {done.returncode}")
@@ -101,7 +106,7 @@ def measured(name: str, options: list[str]) -> dict[str, Any]:
     others_s = busy() - busy_s - (sum(os.times()[2:4]) - own_s)
     return {
         "benchmark": name,
-        "command": " ".join(["python", f"tests/benchmarks/{name}.py", *options]),
+        "command": " ".join(["python", f"tests/benchmarks/{script}", *options]),
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
         "seconds": round(seconds),
