@@ -151,6 +151,7 @@ class MidiPreprocessing(Strict):
         ("onset", "sustain", "velocity"), min_length=1, strict=False
     )  # of the roll
     options: dict[str, Any] = Field(default_factory=dict)  # of tokenizers that packages bring
+    statistics: bool = False  # one row more, which describes all notes of a clip
     augmentations: MidiAugmentations | None = None  # of the views
 
     @field_validator("tokenization")
@@ -180,7 +181,7 @@ class TextPreprocessing(Strict):
     """
 
     encoder: Literal["bpe", "transformer", "clap"] = "bpe"  # what reads the text
-    vocab_size: int = Field(2000, ge=300, le=65000)  # of bpe
+    vocab_size: int = Field(2000, ge=257, le=65000)  # of bpe; 257 are single bytes
     max_tokens: int = Field(1024, ge=1)  # a clip; more are cut and counted
     tokenizer: str = ""  # of bpe: file of one that was trained before, instead of training one
     model: str = ""  # folder, or hub id with @revision

@@ -176,6 +176,13 @@ def _waveform(config: AudioPreprocessing, compute: Compute) -> WindowEncoder:
     return Waveform(WaveformParams(config.rate_hz))
 
 
+def _audio_statistics(config: AudioPreprocessing, compute: Compute) -> WindowEncoder:
+    """Timbre, pitch and pulse of a whole recording in one row; needs no model."""
+    from mmfuse.features.audio_statistics import AudioStatistics
+
+    return AudioStatistics()
+
+
 def _wav2vec2(config: AudioPreprocessing, compute: Compute) -> WindowEncoder:
     """Frames of wav2vec2, HuBERT, WavLM and their family; needs --model."""
     from mmfuse.features.wav2vec2 import Wav2vec2, Wav2vec2Params
@@ -199,6 +206,7 @@ def _clap(config: AudioPreprocessing, compute: Compute) -> WindowEncoder:
 ENCODERS: dict[str, Factory] = {
     "logmel": _logmel,
     "waveform": _waveform,
+    "audio_statistics": _audio_statistics,
     "wav2vec2": _wav2vec2,
     "clap": _clap,
 }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from blake3 import blake3
 
-from mmfuse.features import layout, midi_tokens, notes, piano_roll
+from mmfuse.features import layout, midi_tokens, note_statistics, notes, piano_roll
 from mmfuse.features.augment import VIEW_0, Draw, augment_audio, augment_notes
 from mmfuse.features.clip import Clip
 from mmfuse.features.config import (
@@ -179,6 +179,9 @@ class MidiMaker(_Direct):
             midi_tokens.midi_tokens_spec(self._tokens),
             piano_roll.piano_roll_spec(self._roll),
         )
+        self._statistics = config.statistics
+        if self._statistics:
+            self.specs += (note_statistics.note_statistics_spec(),)
 
     def load(self, clip: Clip) -> Loaded | None:
         """The file; all that places it on the clip's clock is part of the content.
@@ -206,6 +209,8 @@ class MidiMaker(_Direct):
             "midi_tokens": midi_tokens.tokens_entry(entry.values, self._tokens),
             "piano_roll": piano_roll.roll_entry(entry.values, self._roll),
         }
+        if self._statistics:
+            entries["note_statistics"] = note_statistics.statistics_entry(entry.values)
         return Prepared(rest=entries)
 
 

@@ -136,7 +136,7 @@ def test_streams_that_specs_do_not_name_are_found():
     assert "encode() gave ['power'], specs name ['energy']" in finding.detail
 
 
-@pytest.mark.parametrize("name", ["logmel", "waveform"])
+@pytest.mark.parametrize("name", ["logmel", "waveform", "audio_statistics"])
 def test_encoders_without_a_model_keep_the_promise(name):
     assert broken(lambda compute: build_encoder(AudioPreprocessing(encoder=name), compute)) == []
 

@@ -146,12 +146,48 @@ class TextEncoderConfig(EncoderConfig):
     token_dropout: float = Field(default=0.1, ge=0, lt=1)  # share of tokens hidden in training
 
 
+class StatisticsConfig(EncoderConfig):
+    """What encoders over rows of descriptors have in common."""
+
+    hidden_dim: int = Field(default=64, ge=8)  # width
+    dropout: float = Field(default=0.5, ge=0, lt=1)  # share of descriptors hidden in training
+
+
+class AudioStatisticsConfig(StatisticsConfig):
+    """A linear map of the `audio_statistics` stream."""
+
+    type: Literal["audio_statistics"] = "audio_statistics"
+
+
+class NoteStatisticsConfig(StatisticsConfig):
+    """A linear map of the `note_statistics` stream."""
+
+    type: Literal["note_statistics"] = "note_statistics"
+
+
+class NgramBagConfig(StatisticsConfig):
+    """A weighted bag of n-grams of the `text_tokens` stream."""
+
+    type: Literal["ngram_bag"] = "ngram_bag"
+    ngrams: tuple[Annotated[int, Field(ge=1, le=8)], Annotated[int, Field(ge=1, le=8)]] = Field(
+        default=(1, 4), strict=False
+    )  # lengths from and to
+    buckets: int = Field(default=4096, ge=64, le=1 << 22)  # n-grams are hashed into so many
+
+    @model_validator(mode="after")
+    def _rising(self) -> "NgramBagConfig":
+        if self.ngrams[0] > self.ngrams[1]:
+            raise ValueError("ngrams are the shortest and the longest length, such as [1, 4]")
+        return self
+
+
 AudioEncoderConfig = Annotated[
-    MelCNNConfig | Wav2Vec2Config | CLAPConfig, Field(discriminator="type")
+    MelCNNConfig | Wav2Vec2Config | CLAPConfig | AudioStatisticsConfig, Field(discriminator="type")
 ]
 MidiEncoderConfig = Annotated[
-    EventBasedConfig | MusicTransformerConfig | PianoRollConfig, Field(discriminator="type")
+    EventBasedConfig | MusicTransformerConfig | PianoRollConfig | NoteStatisticsConfig,
+    Field(discriminator="type"),
 ]
 AnyTextEncoderConfig = Annotated[
-    TextEncoderConfig | TextEmbeddingConfig, Field(discriminator="type")
+    TextEncoderConfig | TextEmbeddingConfig | NgramBagConfig, Field(discriminator="type")
 ]

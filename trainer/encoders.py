@@ -17,7 +17,9 @@ from mmfuse.trainer.encoder_config import (
     EventBasedConfig,
     MelCNNConfig,
     MusicTransformerConfig,
+    NgramBagConfig,
     PianoRollConfig,
+    StatisticsConfig,
     StoredConfig,
     TextEncoderConfig,
     Wav2Vec2Config,
@@ -27,6 +29,7 @@ from mmfuse.trainer.midi_embedding import readable
 from mmfuse.trainer.midi_encoders import EventBasedEncoder
 from mmfuse.trainer.music_transformer import MusicTransformer
 from mmfuse.trainer.roll_encoder import PianoRollEncoder
+from mmfuse.trainer.statistics_encoders import NgramBagEncoder, StatisticsEncoder
 from mmfuse.trainer.stored_encoders import (
     CLAPEncoder,
     StoredEncoder,
@@ -77,6 +80,14 @@ def _text(config: TextEncoderConfig, spec: StreamSpec) -> nn.Module:
     return TextEncoder(vocab_size=size, **_arguments(config))
 
 
+def _statistics(config: StatisticsConfig, spec: StreamSpec) -> nn.Module:
+    return StatisticsEncoder(size=spec.item[0], **_arguments(config))
+
+
+def _ngram_bag(config: NgramBagConfig, spec: StreamSpec) -> nn.Module:
+    return NgramBagEncoder(**_arguments(config))
+
+
 def _stored(kind: type[StoredEncoder]) -> Callable[[Any, StreamSpec], nn.Module]:
     def build(config: StoredConfig, spec: StreamSpec) -> nn.Module:
         made = spec.params.get("model", "")
@@ -119,6 +130,9 @@ ENCODERS: Mapping[str, Callable[[Any, StreamSpec], nn.Module]] = {
     "piano_roll": _piano_roll,
     "text": _text,
     "text_embedding": _stored(TextEmbeddingEncoder),
+    "audio_statistics": _statistics,
+    "note_statistics": _statistics,
+    "ngram_bag": _ngram_bag,
 }
 STREAMS: Mapping[str, str] = {
     "mel_cnn": "logmel",
@@ -129,6 +143,9 @@ STREAMS: Mapping[str, str] = {
     "piano_roll": "piano_roll",
     "text": "text_tokens",
     "text_embedding": "text_embedding",
+    "audio_statistics": "audio_statistics",
+    "note_statistics": "note_statistics",
+    "ngram_bag": "text_tokens",
 }
 
 

@@ -45,9 +45,11 @@ class MultimodalFusion(nn.Module):
 class PooledFusion(MultimodalFusion):
     """A fusion of one vector a modality: its encoder's pooled vector, or the learned token."""
 
-    def __init__(self, dims: Mapping[str, int], hidden_dim: int) -> None:
+    def __init__(self, dims: Mapping[str, int], hidden_dim: int, *, normalise: bool = True) -> None:
         super().__init__(dims, hidden_dim)
-        self.norm = nn.ModuleDict({name: nn.LayerNorm(hidden_dim) for name in dims})
+        self.norm = nn.ModuleDict(
+            {name: nn.LayerNorm(hidden_dim) if normalise else nn.Identity() for name in dims}
+        )
 
     def vectors(self, streams: Mapping[str, Encoded], present_BM: Tensor) -> list[Tensor]:
         """(B, D) of each modality."""

@@ -17,6 +17,7 @@ class LateFusionConfig(Strict):
     type: Literal["late"] = Field(default="late", validation_alias=_NAMES)
     hidden_dim: int = Field(default=64, ge=8)  # of each modality's vector
     dropout: float = Field(default=0.4, ge=0, lt=1)  # share of activations dropped in training
+    normalise: bool = True  # each vector to mean 0 and deviation 1
     interaction: bool = True  # an MLP over all vectors; without it, a sum of unimodal logits
 
 

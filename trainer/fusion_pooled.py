@@ -21,6 +21,7 @@ class LateFusion(PooledFusion):
     A linear head over the result is a sum of unimodal logits (a product of experts, right where
     modalities are independent given the class) plus a term for what only their combination says.
     Without `interaction` only the sum is left: the plain late fusion that others are held against.
+    Without `normalise` a vector keeps its length, which tells how much there is to say.
 
     Source: Baltrusaitis et al., arXiv 1705.09406 (late fusion); Hinton 2002 (products of experts).
     """
@@ -31,8 +32,9 @@ class LateFusion(PooledFusion):
         hidden_dim: int,
         dropout: float,
         interaction: bool = True,
+        normalise: bool = True,
     ) -> None:
-        super().__init__(dims, hidden_dim)
+        super().__init__(dims, hidden_dim, normalise=normalise)
         together = len(dims) * hidden_dim
         self.interact = (
             nn.Sequential(

@@ -20,7 +20,10 @@ from mmfuse.trainer.task import Named
 from mmfuse.trainer.tasks import TASKS
 
 # streams that some `mmfeat extract --encoder` makes; the others are there after any `mmfeat run`
-MAKERS = {name: name for name in ("logmel", "waveform", "wav2vec2", "clap", "text_embedding")}
+MAKERS = {
+    name: name
+    for name in ("logmel", "waveform", "audio_statistics", "wav2vec2", "clap", "text_embedding")
+}
 
 
 def load_dataset(
@@ -156,6 +159,8 @@ def mmfeat_words(path: Path, config: RunConfig, modality: str, rest: Sequence[st
     wanted, made = _layers(encoder), getattr(section, "layers", "last")
     if wanted is not None and made not in (wanted, "all"):
         words += ["--set", f'preprocessing.audio.layers="{wanted}"']
+    if encoder.type == "note_statistics" and not section.statistics:
+        words += ["--set", "preprocessing.midi.statistics=true"]
     return words
 
 

@@ -138,7 +138,7 @@ def fit(
             }
             record = distributed.told(record)
             result.records.append(record)
-            if better(record, result.best, data.task):
+            if better(record, result.best, data.task, config.best_by):
                 result.best = {k.removeprefix("val_"): v for k, v in record.items() if "val_" in k}
                 result.best_epoch = state.epoch
                 state.best = copy.deepcopy(averaged.state_dict())
@@ -256,7 +256,11 @@ def head_losses(
     }
 
 
-def better(record: Record, best: Record, task: Task) -> bool:
-    """A higher score on validation; among equals, a lower loss."""
+def better(record: Record, best: Record, task: Task, by: str = "score") -> bool:
+    """A higher score on validation, and among equals a lower loss; or by = "loss", a lower loss."""
+    if not best:
+        return True
+    if by == "loss":
+        return record["val_loss"] < best["loss"]
     now = record[f"val_{task.select}"], -record["val_loss"]
-    return not best or now > (best[task.select], -best["loss"])
+    return now > (best[task.select], -best["loss"])

@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tomli_w
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mmfuse.features.store import FeatureStore
 from mmfuse.trainer import distributed, folder
@@ -32,6 +34,7 @@ from mmfuse.trainer.loop import fit, reproducible
 from mmfuse.trainer.model import FusionModel
 from mmfuse.trainer.saved import save_model
 from mmfuse.trainer.state import Fit, Record
+from mmfuse.trainer.statistics_encoders import NgramBagEncoder, StatisticsEncoder
 from mmfuse.trainer.windows import windows_of
 
 _PACKAGES = ("mmfuse", "numpy", "torch")
@@ -167,10 +170,24 @@ def build_model(config: RunConfig, data: Dataset) -> FusionModel:
         unimodal_heads=taught or watched,
         detached=not taught,
     )
+    train = data.clips_of("train")
     for name, encoder in model.encoders.items():
-        if isinstance(encoder, MelCNNEncoder):
-            encoder.standardise(*data.moments(name, data.clips_of("train")))
+        if isinstance(encoder, MelCNNEncoder | StatisticsEncoder):
+            encoder.standardise(*data.moments(name, train))
+        elif isinstance(encoder, NgramBagEncoder):
+            encoder.weigh(_shares(encoder, data, name, train))
     return model
+
+
+def _shares(encoder: NgramBagEncoder, data: Dataset, name: str, clips: NDArray[np.int64]) -> Tensor:
+    """Share of the clips with the modality that have each bucket's n-grams, (buckets,)."""
+    having_F, count = torch.zeros(encoder.buckets), 0
+    for entry in data.entry[name][clips]:
+        if entry >= 0 and data.streams[name].lengths[entry]:
+            tokens_T = torch.from_numpy(data.streams[name].at(int(entry)).astype(np.int64))
+            having_F += encoder.counts(tokens_T[None], torch.ones(1, len(tokens_T)).bool())[0] > 0
+            count += 1
+    return having_F / max(count, 1)
 
 
 def write_predictions(path: Path, data: Dataset, said_NK: NDArray[np.float64]) -> None:

@@ -245,7 +245,7 @@ class Trainer:
                 **validated(self.data, clips, own),
             }
             fit.records.append(record)
-            if better(record, fit.best, self.data.task):
+            if better(record, fit.best, self.data.task, self.configs[k].best_by):
                 fit.best = {n.removeprefix("val_"): v for n, v in record.items() if "val_" in n}
                 fit.best_epoch = epoch
                 self.best[k] = weights_KP[i].clone()

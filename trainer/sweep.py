@@ -44,7 +44,7 @@ from mmfuse.trainer.tasks import TASKS
 SWEEP = "sweep.json"
 _SIDE_BY_SIDE = {"seed", "lr", "weight_decay", "patience"}  # and every dropout of the model
 _KNOWN = _SIDE_BY_SIDE | {
-    "epochs", "batch_size", "warmup_steps", "schedule", "grad_clip", "label_smoothing",
+    "epochs", "batch_size", "best_by", "warmup_steps", "schedule", "grad_clip", "label_smoothing",
     "class_weights", "unimodal_weight", "modality_dropout", "ema", "crop_s", "imbalance",
     "checkpoint_s", "threads", "device", "log",
 }  # fmt: skip

@@ -45,3 +45,15 @@ def test_they_train_alike():
 def test_every_value_has_a_comment(name):
     for line in (CONFIGS / f"{name}.toml").read_text().splitlines():
         assert " = " not in line or " # " in line or line.startswith("#"), line
+
+
+def test_descriptors_are_complete_and_say_why():
+    path = CONFIGS / "descriptors.toml"
+    config = load_run_config(path)
+    for section in (config.train, config.eval, config.model.fusion):
+        assert section.model_fields_set == set(type(section).model_fields)
+    for encoder in config.model.encoders().values():
+        own = set(EncoderConfig.model_fields)
+        assert encoder.model_fields_set - own == set(type(encoder).model_fields) - own
+    for line in path.read_text().splitlines():
+        assert " = " not in line or " # " in line or line.startswith("#"), line
