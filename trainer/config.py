@@ -117,6 +117,7 @@ class TrainConfig(Strict):
     log: tuple[str, ...] = Field(
         default=("tensorboard",), strict=False
     )  # who is told how it goes; wandb, mlflow, or plug-ins
+    compile: bool = False  # by torch.compile: quicker steps after a minute or more of warm-up
     checkpoint_s: float = Field(default=30.0, ge=0)  # seconds between checkpoints; 0: each step
     threads: int = Field(default=2, ge=1)  # of the CPU; part of what makes numbers reproducible
 
@@ -151,6 +152,9 @@ class RunConfig(Strict):
         kind = getattr(train.balance, "type", train.balance)
         if kind != "none" and len(self.model.encoders()) < 2:
             text = 'needs two encoders or more; add one, or set it to "none"'
+            raise BadKeyError("train.balance", kind, text)
+        if kind == "mmpareto" and train.compile:
+            text = "goes back through the model twice; it needs train.compile = false"
             raise BadKeyError("train.balance", kind, text)
         if kind == "ogm_ge" and train.task != "single":
             text = 'compares classes; it needs train.task = "single"'

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mmfuse.trainer import distributed
 from mmfuse.trainer.checkpoint import Checkpoints
+from mmfuse.trainer.compiled import Steps, compiled
 from mmfuse.trainer.config import TrainConfig
 from mmfuse.trainer.dataset import Dataset
 from mmfuse.trainer.device import CPU, draws_kept, sent
@@ -81,6 +82,7 @@ def fit(
         for record in state.fit.records:
             report(record)
     result, first = state.fit, distributed.rank() == 0
+    run, clock = compiled(model) if config.compile else model, Steps()
 
     def heard() -> Record:
         return validated(data, validation, predict_all(averaged, data, validation, windows=windows))
@@ -93,6 +95,7 @@ def fit(
             model.train()
             order = data.order(clips, window_size, config.seed, state.epoch)
             for rows in order[state.done :]:
+                clock.begin()
                 model.thaw(result.steps)
                 distributed.reseed(config.seed, result.steps)
                 set_rates(optimizer, result.steps, config, steps)
@@ -109,7 +112,7 @@ def fit(
                     batch, shown_BM = data.gather(piece), sent(shown_WM[part], device)
                     shares = None if weight_W is None else shares_of(weight_W, shown_WM, part)
                     with lowered(config.precision, device):
-                        output = model(batch, shown_BM)
+                        output = run(batch, shown_BM)
                     terms = terms_of(output, batch, shown_BM, there, shares)
                     total = weighed(terms, balance.weights)
                     balance.look(terms, output, batch, shown_BM)
@@ -126,6 +129,7 @@ def fit(
                 if averaged is not model:
                     average(state.means, state.weights, config.ema, result.steps)
                 state.windowed(loss)
+                clock.end()
                 if checkpoints and first and checkpoints.due():
                     checkpoints.save(result.steps, *state.pack())
             record = {
@@ -150,6 +154,7 @@ def fit(
     except KeyboardInterrupt:
         result.interrupted = True
     model.load_state_dict(state.best)
+    result.compiled = clock.cost() if config.compile else None
     return result
 
 

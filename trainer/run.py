@@ -22,6 +22,7 @@ from mmfuse.features.store import FeatureStore
 from mmfuse.trainer import distributed, folder
 from mmfuse.trainer.audio_encoders import MelCNNEncoder
 from mmfuse.trainer.checkpoint import Checkpoints, identity_of, refuse_another
+from mmfuse.trainer.compiled import WARNING
 from mmfuse.trainer.config import RunConfig, load_run_config
 from mmfuse.trainer.dataset import Dataset
 from mmfuse.trainer.device import chosen
@@ -103,6 +104,8 @@ def train(
             run.record(record)
             report(config, record)
 
+        if config.train.compile:
+            warn(WARNING)
         distributed.meet()  # now nobody finds a checkpoint that was cleared
         fitted = fit(model, data, config.train, note, checkpoints, windows_of(config))
         return conclude(run, model, data, store, config, fitted, began)
@@ -138,6 +141,7 @@ def conclude(
         "steps": fitted.steps,
         "interrupted": fitted.interrupted,
         "resumed_at": fitted.resumed_at,
+        **({"compiled": fitted.compiled} if fitted.compiled else {}),
         "gradients": summary(last := fitted.records[-1] if fitted.records else {}),
         "imbalance": imbalance(last, config.train.imbalance),
         "seconds": round(time.monotonic() - began, 3),

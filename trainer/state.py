@@ -34,6 +34,7 @@ class Fit:
     records: list[Record] = field(default_factory=list)
     interrupted: bool = False
     resumed_at: int = 0  # step that a checkpoint had
+    compiled: dict[str, float] | None = None  # what torch.compile cost, see `compiled.Steps`
 
 
 class State:

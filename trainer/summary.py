@@ -22,6 +22,9 @@ def run_lines(result: Mapping[str, Any]) -> list[str]:
     ]
     if result["resumed_at"]:
         lines.append(f"Went on from step {result['resumed_at']} of {result['steps']}.")
+    if cost := result.get("compiled"):
+        warm_up, step = f"{cost['warm_up_s']:.1f} s of warm-up", f"{cost['step_s']:.3f} s"
+        lines.append(f"Compiled: {warm_up}, the median step takes {step}.")
     lines += _gradient_lines(result)
     if result["interrupted"]:
         lines += ["", "interrupted: these are the best weights until then"]
