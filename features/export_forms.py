@@ -83,7 +83,9 @@ class HfParquet:
             return
         if self._file is None:
             path = self._data / f"{self._files:08d}"
-            self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
+            self._file = pq.ParquetWriter(
+                path, self._schema, compression="zstd", use_dictionary=False
+            )
             self._files += 1
         columns = [
             _column(values, self._schema.field(name).type) for name, values in self._columns.items()
