@@ -35,3 +35,11 @@ def compiled(function: Function) -> Function:
 def inner(function: Function) -> Function:
     """Decorate a function that only compiled ones call; it becomes part of them."""
     return cast(Function, njit(function)) if COMPILED else function
+
+
+def elementwise(function: Function) -> Function:
+    """Decorate arithmetic on many numbers: a division by zero is infinite, and ends nothing.
+
+    Loops then need no branches and become vector instructions.
+    """
+    return cast(Function, njit(cache=True, error_model="numpy")(function)) if COMPILED else function

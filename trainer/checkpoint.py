@@ -26,6 +26,7 @@ from mmfuse.trainer.config import RunConfig
 from mmfuse.trainer.dataset import Dataset
 
 FOLDER = "checkpoint"
+FORM = 2  # of what checkpoints hold; one of another form is another run
 _KEPT = 2
 _SHARE = 50  # a checkpoint may take a fiftieth of the time
 
@@ -141,6 +142,7 @@ def identity_of(config: RunConfig, data: Dataset, store: FeatureStore) -> dict[s
         for stream in layers
     }
     document["train"]["processes"] = distributed.size()
+    document["form"] = FORM
     rows = [rows.tolist() for rows in data.rows.values()]
     digests = {"clips": clips, "rows": rows}
     digested = {name: blake3(to_json(value)).hexdigest() for name, value in digests.items()}

@@ -14,19 +14,28 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d}
+_DROPOUTS = {F.dropout: 0, F.dropout1d: 1, F.dropout2d: 2}  # last dimensions with one number
 _SOURCES = {torch.rand, torch.randint}
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call that draws: of a dropout, what was given to it; else its arguments."""
+    """One call that draws: of a dropout, the shape of its numbers, and strides if not plain."""
 
     source: Callable[..., Tensor]
     arguments: tuple[Any, ...]
     p: float = 0.0
     strides: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
+
+
+def _request(dropout: Callable[..., Tensor], x: Tensor, p: float) -> Request:
+    whole = _DROPOUTS[dropout]
+    if whole:
+        return Request(dropout, (*x.shape[:-whole], *[1] * whole), p, dtype=x.dtype)
+    noise = torch.empty_like(x)
+    strides = () if noise.is_contiguous() else noise.stride()
+    return Request(dropout, tuple(x.shape), p, strides, x.dtype)
 
 
 class Recorder(TorchFunctionMode):
@@ -43,10 +52,7 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _DROPOUTS:
             if kwargs["training"]:
-                x = args[0]
-                self.requests.append(
-                    Request(func, tuple(x.shape), kwargs["p"], x.stride(), x.dtype)
-                )
+                self.requests.append(_request(func, args[0], kwargs["p"]))
             return args[0]
         if func in _SOURCES:
             self.requests.append(Request(func, args))
@@ -72,26 +78,46 @@ class Replay(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def draw(requests: Sequence[Request]) -> list[Tensor]:
-    """What these calls draw from torch's generator now; of a dropout, what it multiplies by."""
-    drawn = []
-    for request in requests:
-        if request.source in _SOURCES:
-            drawn.append(request.source(*request.arguments))
-            continue
-        ones = torch.empty_strided(request.arguments, request.strides, dtype=request.dtype).fill_(1)
-        drawn.append(request.source(ones, request.p, True))
-    return drawn
+def draw(
+    requests_K: Sequence[Sequence[Request]], generators_K: Sequence[torch.Generator]
+) -> list[Tensor]:
+    """What these calls of each model draw from its generator now, (K, ...) a call.
+
+    Of a dropout, what it multiplies by. Smaller models are filled up, where nothing reads.
+    """
+    return [_drawn(parts, generators_K) for parts in zip(*requests_K, strict=True)]
 
 
-def stack(drawn: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """The draws of several models side by side; the smaller ones filled up, where nothing reads."""
-    stacked = []
-    for parts in zip(*drawn, strict=True):
-        shape = [max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True)]
-        whole = torch.ones(len(parts), *shape, dtype=parts[0].dtype)
-        for k, part in enumerate(parts):
-            corner: tuple[int | slice, ...] = (k, *(slice(size) for size in part.shape))
-            whole[corner] = part
-        stacked.append(whole)
-    return stacked
+def _drawn(parts: Sequence[Request], generators: Sequence[torch.Generator]) -> Tensor:
+    both = list(zip(parts, generators, strict=True))
+    if parts[0].source in _SOURCES:
+        return _together([one.source(*one.arguments, generator=g) for one, g in both])
+    shape = parts[0].arguments
+    if all(one.arguments == shape and not one.strides for one in parts):
+        kept = torch.empty(len(parts), *shape, dtype=parts[0].dtype)
+        for row, (one, generator) in zip(kept, both, strict=True):
+            _keep(row, one.p, generator)
+    else:
+        rooms = [
+            torch.empty_strided(one.arguments, one.strides, dtype=one.dtype)
+            if one.strides
+            else torch.empty(one.arguments, dtype=one.dtype)
+            for one in parts
+        ]
+        kept = _together([_keep(r, o.p, g) for r, (o, g) in zip(rooms, both, strict=True)])
+    left_K = torch.tensor([1 - one.p for one in parts], dtype=kept.dtype)
+    return kept.div_(left_K.view(-1, *[1] * len(shape)))
+
+
+def _keep(room: Tensor, p: float, generator: torch.Generator) -> Tensor:
+    """Ones, but zeros with probability p, as torch's dropouts draw them."""
+    return room.bernoulli_(1 - p, generator=generator) if p else room.fill_(1)
+
+
+def _together(parts: Sequence[Tensor]) -> Tensor:
+    shape = [max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True)]
+    whole = torch.ones(len(parts), *shape, dtype=parts[0].dtype)
+    for k, part in enumerate(parts):
+        corner: tuple[int | slice, ...] = (k, *(slice(size) for size in part.shape))
+        whole[corner] = part
+    return whole

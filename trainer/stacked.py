@@ -26,13 +26,13 @@ from mmfuse.trainer.batch import Batch
 from mmfuse.trainer.checkpoint import Checkpoints
 from mmfuse.trainer.config import TrainConfig
 from mmfuse.trainer.dataset import Dataset
-from mmfuse.trainer.draws import Recorder, Replay, Request, draw, stack
+from mmfuse.trainer.draws import Recorder, Replay, Request, draw
 from mmfuse.trainer.loop import better, validated
 from mmfuse.trainer.losses import WHOLE
 from mmfuse.trainer.model import FusionModel, Output, drop_modalities
 from mmfuse.trainer.objectives import class_weights
 from mmfuse.trainer.optim import factor
-from mmfuse.trainer.stacked_optim import AdamW, Flat, Parts
+from mmfuse.trainer.stacked_adamw import AdamW, Parts
 from mmfuse.trainer.state import Fit, crops_of
 
 _IGNORED = -100  # the label that no loss looks at
@@ -49,15 +49,15 @@ class Trainer:
         data: Dataset,
         configs: Sequence[TrainConfig],
     ) -> None:
-        self.models, self.states, self.data = list(models), list(states), data
+        self.models, self.data = list(models), data
+        self.generators = [torch.Generator().set_state(state) for state in states]
         self.configs, self.one = list(configs), configs[0]
         self.here = list(range(len(models)))  # numbers of those that still train
         self.base = copy.deepcopy(models[0])
-        self.flat, self.optimizer = Flat(models), AdamW(models, configs)
-        self.averaged_KP = self.flat.all_KP.clone()
+        self.optimizer = AdamW(models, configs)
         self.fits = [Fit() for _ in models]
         self.epoch = self.step = 0  # that are behind
-        self.best = [row.clone() for row in self.flat.all_KP]
+        self.best = [self._weights(k) for k in self.here]
         self.clips = data.clips_of("train")
         self.weights_C = None
         if self.one.class_weights:
@@ -90,23 +90,25 @@ class Trainer:
             self.epoch, self.step = epoch, step
             if checkpoints and checkpoints.due():
                 checkpoints.save(step, *self.pack(runs))
-        for model, best_P in zip(self.models, self.best, strict=True):
-            named = self.flat.views(best_P[None])
-            with torch.no_grad():
-                for name, p in model.named_parameters():
-                    p.copy_(named[name][0])
+        for model, best in zip(self.models, self.best, strict=True):
+            model.load_state_dict(best, strict=False)  # buffers are as they were
         return self.fits
+
+    def _weights(self, i: int) -> Parts:
+        """A copy of what would be tested now of the i-th of those that train."""
+        tested = self.optimizer.averaged if self.one.ema else self.optimizer.weights
+        return {name: of[i].clone() for name, of in tested.items()}
 
     def pack(self, runs: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that training changes, between two epochs: tensors, and what JSON can hold."""
         tensors = {
-            "weights": self.flat.all_KP,
-            "averaged": self.averaged_KP,
-            "mean": self.optimizer.mean_KP,
-            "square": self.optimizer.square_KP,
-            "best": torch.stack(self.best),
-            "random": torch.stack(self.states),
+            f"{what}.{name}": part
+            for what, of in self.optimizer.stored.items()
+            for name, part in of.items()
         }
+        for name in self.optimizer.weights:
+            tensors[f"best.{name}"] = torch.stack([best[name] for best in self.best])
+        tensors["random"] = torch.stack([one.get_state() for one in self.generators])
         fits = json.dumps([asdict(fit) for fit in self.fits])  # as text: keys keep their order
         document = {"epoch": self.epoch, "step": self.step, "here": self.here, "fits": fits}
         return tensors, document | {"runs": list(runs)}
@@ -114,13 +116,15 @@ class Trainer:
     def unpack(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
         """Become what was packed."""
         self._keep(document["here"])
-        self.flat.all_KP.copy_(tensors["weights"])
-        self.averaged_KP.copy_(tensors["averaged"])
-        self.optimizer.mean_KP.copy_(tensors["mean"])
-        self.optimizer.square_KP.copy_(tensors["square"])
-        self.best = [best_P.clone() for best_P in tensors["best"]]
-        # torch.set_rng_state looks at the beginning of a row's storage, not at the row
-        self.states = [state.clone() for state in tensors["random"]]
+        for what, of in self.optimizer.stored.items():
+            for name, part in of.items():
+                part.copy_(tensors[f"{what}.{name}"])
+        self.best = [
+            {name: tensors[f"best.{name}"][k].clone() for name in self.optimizer.weights}
+            for k in range(len(self.models))
+        ]
+        for generator, state in zip(self.generators, tensors["random"], strict=True):
+            generator.set_state(state.clone())
         self.epoch, self.step = document["epoch"], document["step"]
         self.fits = [Fit(**fit) for fit in json.loads(document["fits"])]
         for fit in self.fits:
@@ -132,21 +136,15 @@ class Trainer:
     def _step(self, rows: Sequence[Any], step: int, steps: int) -> Tensor:
         """One optimizer step of every model, on its own clips; the losses, (K,)."""
         batch, sizes = self._gather(rows)
-        drawn = stack([self._draw(i, k, batch, sizes[i]) for i, k in enumerate(self.here)])
+        requests = [self._requests_of(i, k, batch, sizes[i]) for i, k in enumerate(self.here)]
+        drawn = draw(requests, [self.generators[k] for k in self.here])
+        leaves = self.optimizer.leaves
         loss_K = vmap(self._loss, in_dims=(0, 0, 0, 0, 0, 0, 0))(
-            self.flat.leaves, drawn, batch.x, batch.mask, batch.times_s,
-            batch.present_BM, batch.label_B,
-        )  # fmt: skip
-        torch.autograd.backward(loss_K.sum())
-        grad_KP = self.flat.gradients()
+            leaves, drawn, batch.x, batch.mask, batch.times_s, batch.present_BM, batch.label_B
+        )
+        gradients = torch.autograd.grad(loss_K.sum(), list(leaves.values()), materialize_grads=True)
         with torch.no_grad():
-            if self.one.grad_clip:
-                norm_K1 = torch.linalg.vector_norm(grad_KP, dim=1, keepdim=True)
-                grad_KP.mul_((self.one.grad_clip / (norm_K1 + 1e-6)).clamp(max=1.0))
-            self.optimizer.step(self.flat.all_KP, grad_KP, step, steps)
-            if self.one.ema:
-                decay = min(self.one.ema, (step + 1) / (step + 10))
-                self.averaged_KP.lerp_(self.flat.all_KP, 1 - decay)
+            self.optimizer.step(gradients, step, steps)
         return loss_K.detach()
 
     def _loss(
@@ -196,15 +194,11 @@ class Trainer:
         )
         return batch, [tuple(own) for own in sizes]
 
-    def _draw(self, i: int, k: int, batch: Batch, sizes: tuple[int, ...]) -> list[Tensor]:
-        """What model k draws in this step, from its own generator."""
-        requests = self._requests.get((k, sizes))
-        if requests is None:
-            requests = self._requests[k, sizes] = self._record(i, k, batch, sizes)
-        torch.set_rng_state(self.states[k])
-        drawn = draw(requests)
-        self.states[k] = torch.get_rng_state()
-        return drawn
+    def _requests_of(self, i: int, k: int, batch: Batch, sizes: tuple[int, ...]) -> list[Request]:
+        """Which numbers model k draws for a batch of these sizes."""
+        if (k, sizes) not in self._requests:
+            self._requests[k, sizes] = self._record(i, k, batch, sizes)
+        return self._requests[k, sizes]
 
     def _record(self, i: int, k: int, batch: Batch, sizes: tuple[int, ...]) -> list[Request]:
         clips = sizes[0]
@@ -230,9 +224,8 @@ class Trainer:
             raise ConfigError(
                 f"the loss is not finite in epoch {epoch}; lower train.lr = {self.configs[k].lr:g}"
             )
-        weights_KP = self.averaged_KP if self.one.ema else self.flat.all_KP
         clips = self.data.clips_of("validation")
-        found = self._predict(weights_KP, clips)
+        found = self._predict(clips)
         for i, k in enumerate(self.here):
             fit, own = self.fits[k], {name: of[i] for name, of in found.items()}
             fit.steps = step
@@ -248,14 +241,14 @@ class Trainer:
             if better(record, fit.best, self.data.task, self.configs[k].best_by):
                 fit.best = {n.removeprefix("val_"): v for n, v in record.items() if "val_" in n}
                 fit.best_epoch = epoch
-                self.best[k] = weights_KP[i].clone()
+                self.best[k] = self._weights(i)
 
-    def _predict(self, weights_KP: Tensor, clips: Any) -> dict[str, Any]:
+    def _predict(self, clips: Any) -> dict[str, Any]:
         """Class probabilities of all models and their heads, (K, N, C) by name."""
         self.base.eval()
-        views = self.flat.views(weights_KP)
+        tested = self.optimizer.averaged if self.one.ema else self.optimizer.weights
         names = (WHOLE, *self.base.unimodal)
-        shape = (len(weights_KP), len(self.data), len(self.data.classes))
+        shape = (len(self.here), len(self.data), len(self.data.classes))
         found = {name: np.zeros(shape) for name in names}
 
         def logits(parameters: Parts) -> tuple[Tensor, ...]:
@@ -264,7 +257,7 @@ class Trainer:
 
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             for batch in self.data.batches(clips, _EVAL_CLIPS):
-                for name, said_KBC in zip(names, vmap(logits)(views), strict=True):
+                for name, said_KBC in zip(names, vmap(logits)(tested), strict=True):
                     found[name][:, batch.clips] = said_KBC.double().softmax(dim=2).numpy()
         return {name: of[:, clips] for name, of in found.items()}
 
@@ -280,11 +273,8 @@ class Trainer:
 
     def _keep(self, places: Sequence[int]) -> None:
         """Go on with the models at these places."""
-        rows = torch.tensor(places, dtype=torch.int64)
         self.here = [self.here[i] for i in places]
-        self.flat.keep(rows)
-        self.optimizer.keep(rows)
-        self.averaged_KP = self.averaged_KP[rows]
+        self.optimizer.keep(places)
 
 
 def _loss_of(

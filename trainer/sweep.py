@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmfuse.features.compiled import COMPILED
 from mmfuse.features.errors import ConfigError
 from mmfuse.features.layout import write_durably
 from mmfuse.features.lock import held
@@ -228,6 +229,8 @@ def obstacle(config: RunConfig, data: Dataset) -> str:
     device = chosen(config.train.device)
     if device.type != "cpu":
         return f"train.device is {device}, and models are stacked on the processor only"
+    if not COMPILED:
+        return "numba does not run here"
     defaults = TrainConfig()
     for key in sorted(set(TrainConfig.model_fields) - _KNOWN):
         if getattr(config.train, key) != getattr(defaults, key):
