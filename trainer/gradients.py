@@ -18,6 +18,7 @@ from mmfuse.trainer.model import FusionModel
 
 _DECAY = 0.98  # of the mean that follows the steps
 _TOGETHER = 256  # steps that are summed at once
+_SAID = ("grad_norm", "update_ratio", "pull", "head")
 FAR = 0.1  # between the best own head's score and the worst one's
 
 
@@ -119,7 +120,7 @@ def summary(record: Mapping[str, float]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for key, value in record.items():
         what, dot, name = key.partition(".")
-        if dot:
+        if dot and what in _SAID:
             found.setdefault(name, {})[what] = value
     return found
 

@@ -21,6 +21,7 @@ from mmfuse.trainer.losses import WHOLE, shares_of, terms_of, weighed
 from mmfuse.trainer.model import FusionModel, drop_modalities
 from mmfuse.trainer.optim import average, factor, set_rates
 from mmfuse.trainer.state import Fit, Record, State
+from mmfuse.trainer.stored_encoders import layer_shares
 from mmfuse.trainer.task import Task
 from mmfuse.trainer.windows import WHOLE_CLIPS, Windows
 
@@ -139,6 +140,7 @@ def fit(
                 "train_loss": state.mean_loss(),
                 **(heard() if first else {}),
                 **state.norms.record(),
+                **layer_shares(averaged.encoders),
             }
             record = distributed.told(record)
             result.records.append(record)

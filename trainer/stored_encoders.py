@@ -60,6 +60,17 @@ class LayerMix(nn.Module):
         return torch.einsum("btl,btle->bte", scaled_BTL, x_BTLE) - centre_BT1
 
 
+def layer_shares(encoders: nn.ModuleDict) -> dict[str, float]:
+    """`mix.audio.0`, ...: shares of the layers that encoders mix, in the order they are read in."""
+    return {
+        f"mix.{name}.{layer}": share
+        for name, encoder in encoders.items()
+        for module in encoder.modules()
+        if isinstance(module, LayerMix) and module.logits_L is not None
+        for layer, share in enumerate(module.weights_L.tolist())
+    }
+
+
 class StoredEncoder(nn.Module):
     """Layer mix, projection, convolutions that shorten, attention, then mean and maximum.
 

@@ -7,16 +7,20 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
+from typer.testing import CliRunner
 
 from mmfuse.features.audio import Audio
 from mmfuse.features.encoders import encode_clip
 from mmfuse.features.errors import ConfigError, MissingError, StoreError
 from mmfuse.features.piano_roll import piano_roll_spec, roll_entry
 from mmfuse.features.spec import Entry, StreamSpec, Timing
+from mmfuse.features.store import open_store
 from mmfuse.features.wav2vec2 import Wav2vec2, Wav2vec2Params
 from mmfuse.features.waveform import Waveform, waveform_spec
 from mmfuse.features.windows import Windows
 from mmfuse.features.writer import StoreWriter
+from mmfuse.pipeline.cli import app as mmfeat
+from mmfuse.trainer.cli import app as mmtrain
 from mmfuse.trainer.config import load_run_config
 from mmfuse.trainer.encoder_config import PianoRollConfig, Wav2Vec2Config
 from mmfuse.trainer.encoders import build_encoder
@@ -517,3 +521,57 @@ def test_spec_augment_masks_stretches_of_the_clip_itself():
     assert torch.equal(hidden, over_time[:, :, None] | over_bands[:, None])
     x = torch.randn(4, 40, 8)
     assert torch.equal(augment.eval()(x, mask_BT[:4]), x)
+
+
+def test_a_seeded_model_goes_the_whole_way_and_its_layer_mix_learns(sample, tmp_path):
+    AutoConfig.for_model("wav2vec2", **SMALL).save_pretrained(tmp_path / "model")
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path / "model")
+    path, store = tmp_path / "run.toml", tmp_path / "s.zarr"
+    path.write_text(f"""
+name = "seeded"
+[data]
+corpus = "{sample}"
+store = "{store}"
+[preprocessing.text]
+[preprocessing.audio]
+encoder = "wav2vec2"
+model = "{tmp_path / "model"}"
+random_weights = 0
+layers = "all"
+threads = 1
+[model.text_encoder]
+type = "text"
+hidden_dim = 16
+[model.audio_encoder]
+type = "wav2vec2"
+layers = "all"
+hidden_dim = 16
+[model.fusion]
+type = "late"
+hidden_dim = 16
+[train]
+epochs = 4
+lr = 5e-3
+warmup_steps = 1
+threads = 1
+[eval]
+bootstrap = 100
+""")
+    outcome = CliRunner().invoke(mmfeat, ["run", str(path), "--quiet"])
+    assert outcome.exit_code == 0, outcome.output
+    names = {spec.name for spec in open_store(store).specs().values() if spec.modality == "audio"}
+    layers = SMALL["num_hidden_layers"] + 1
+    assert names == {f"wav2vec2_random_layer{layer:02d}" for layer in range(layers)}
+    outcome = CliRunner().invoke(mmtrain, ["run", str(path), "--out", str(tmp_path / "run")])
+    assert outcome.exit_code == 0, outcome.output
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    shares = [[record[f"mix.audio.{layer}"] for layer in range(layers)] for record in records]
+    assert all(sum(each) == pytest.approx(1) for each in shares)
+    assert len({tuple(each) for each in shares}) == len(records) == 4, "the mix moves every epoch"
+    assert max(abs(share - 1 / layers) for share in shares[-1]) > 1e-3
+    for name in ("text", "audio"):
+        assert all(record[f"grad_norm.{name}"] > 0 for record in records)
+    assert set(json.loads((tmp_path / "run" / "result.json").read_text())["gradients"]) == {
+        "text", "audio",
+    }  # fmt: skip
