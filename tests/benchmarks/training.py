@@ -4,7 +4,8 @@ batches   clips a second into a model: `Dataset.batch`, and a DataLoader over th
           and with 2 workers; wall time
 step      a step of `fit` with everything on as by default (gathering, modality dropout, gradient
           norms, clipping, average of weights) against a bare PyTorch step of the same batch, held
-          ready in memory; the two take turns step by step; processor time
+          ready in memory: fused AdamW that decays matrices, clipping; the two take turns step by
+          step; processor time
 sweep     16 heads over pooled embeddings side by side against one after the other, one thread;
           processor time
 run       `mmtrain run configs/late.toml` from the shell, the store being there; wall time; needs
@@ -186,7 +187,11 @@ def steps(data: Dataset, build: Callable[[], FusionModel], config: TrainConfig) 
     with reproducible(0, 1):
         model = build().train()
         parameters = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=config.lr, fused=True)
+        matrices = [p for p in parameters if p.ndim > 1]
+        others = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}
+        optimizer = torch.optim.AdamW(
+            [{"params": matrices}, others], config.lr, weight_decay=config.weight_decay, fused=True
+        )
         ready, rng = {}, np.random.default_rng(0)
         for epoch in range(1, config.epochs + 1):
             for rows in order(clips, config.batch_size, config.seed, epoch):
@@ -218,9 +223,9 @@ def steps(data: Dataset, build: Callable[[], FusionModel], config: TrainConfig) 
     }
 
 
-def from_shell(corpus: Path, folder: Path) -> tuple[Path, dict[str, float]]:
-    """The store of a corpus, and wall seconds of a whole run over it."""
-    config, store = ROOT / "configs" / "late.toml", folder / "corpus.zarr"
+def from_shell(corpus: Path, store: Path, folder: Path) -> dict[str, float]:
+    """Wall seconds of a whole run over a corpus, whose store is made before if it is not there."""
+    config = ROOT / "configs" / "late.toml"
     tool = Path(sys.executable).with_name
     subprocess.run(
         [tool("mmfeat"), "run", config, "--corpus", corpus, "--store", store, "--quiet"],
@@ -234,7 +239,7 @@ def from_shell(corpus: Path, folder: Path) -> tuple[Path, dict[str, float]]:
         check=True,
     )
     result = json.loads((folder / "late" / "result.json").read_text())
-    return store, {
+    return {
         "wall_s": time.perf_counter() - began,
         "epochs": result["epochs"],
         "test_macro_f1": result["test"]["macro_f1"],
@@ -260,6 +265,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", default=["batches", "step", "sweep", "run"])
     parser.add_argument("--corpus", type=Path)
+    parser.add_argument("--store", type=Path, help="its store, kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, object] = {"torch": torch.__version__, "clips": CLIPS}
@@ -287,7 +293,8 @@ def main() -> None:
                     found[f"sweep, {fusion} {what}"] = many = medians(rounds)
                     many["ratio"] = many["loop"] / many["stacked"]
         if options.corpus and {"run", "step"} & set(options.only):
-            store, found["run"] = from_shell(options.corpus, folder)
+            store = options.store or folder / "corpus.zarr"
+            found["run"] = from_shell(options.corpus, store, folder)
             if "step" in options.only:
                 path, words = ROOT / "configs" / "late.toml", ("train.epochs=1", "train.threads=1")
                 words += (f"data.corpus={options.corpus}", f"data.store={store}")
