@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from mmfuse.trainer.twister import bernoulli
+
 _DROPOUTS = {F.dropout: 0, F.dropout1d: 1, F.dropout2d: 2}  # last dimensions with one number
 _SOURCES = {torch.rand, torch.randint}
 
@@ -111,7 +113,11 @@ def _drawn(parts: Sequence[Request], generators: Sequence[torch.Generator]) -> T
 
 def _keep(room: Tensor, p: float, generator: torch.Generator) -> Tensor:
     """Ones, but zeros with probability p, as torch's dropouts draw them."""
-    return room.bernoulli_(1 - p, generator=generator) if p else room.fill_(1)
+    if not p:
+        return room.fill_(1)
+    if room.is_contiguous():
+        return bernoulli(room, 1 - p, generator)
+    return room.bernoulli_(1 - p, generator=generator)
 
 
 def _together(parts: Sequence[Tensor]) -> Tensor:

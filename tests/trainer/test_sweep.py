@@ -13,6 +13,7 @@ from mmfuse.features.errors import ConfigError
 from mmfuse.features.spec import Entry, StreamSpec, Timing
 from mmfuse.features.store import open_store
 from mmfuse.features.writer import StoreWriter
+from mmfuse.trainer import twister
 from mmfuse.trainer.cli import app
 from mmfuse.trainer.compare import compare
 from mmfuse.trainer.config import ModelConfig, TrainConfig
@@ -208,3 +209,17 @@ def test_batches_from_memory_are_those_from_the_map_to_the_bit(plant, crop_s):
             assert torch.equal(one.x[name], other.x[name])
             assert torch.equal(one.mask[name], other.mask[name])
             assert torch.equal(one.times_s[name].nan_to_num(-1), other.times_s[name].nan_to_num(-1))
+
+
+def test_zeros_and_ones_are_those_of_torch_and_so_is_the_state_afterwards():
+    rng = np.random.default_rng(0)
+    ours, theirs = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    assert twister._same()
+    for count in (1, 2, 311, 312, 313, *rng.integers(1, 2000, 40).tolist()):
+        p, dtype = float(rng.random()), (torch.float32, torch.float64)[count % 2]
+        found = twister.bernoulli(torch.empty(count, dtype=dtype), p, ours)
+        expected = torch.empty(count, dtype=dtype).bernoulli_(p, generator=theirs)
+        assert torch.equal(found, expected)
+        if count % 3 == 0:  # places in a block become odd
+            torch.rand(1, generator=ours), torch.rand(1, generator=theirs)
+        assert torch.equal(ours.get_state(), theirs.get_state())
