@@ -63,6 +63,19 @@ def ratios(name: str, found: dict[str, Any]) -> Iterator[Ratio]:
         for key, what, wanted in TRAINING:
             if key in found:
                 yield Ratio(what, found[key], wanted)
+        for key, figures in found.items():
+            what, _, which = key.partition(", ")
+            if what == "step":
+                yield Ratio(
+                    f"training step / the bare one, {which}", figures["ratio"], "at most 1.1"
+                )
+            elif what == "sweep":
+                said = f"sweep of 16 in turn / side by side, {which}"
+                yield Ratio(said, figures["ratio"], "at least 3")
+    elif name == "frozen_encoder":
+        for key in ("stored, float16", "stored, float32"):
+            said = f"epoch with {found['encoder']} / {key}"
+            yield Ratio(said, found[key]["times_faster"])
     elif name == "int8":
         milliseconds = found["milliseconds"]
         yield Ratio(
@@ -78,9 +91,6 @@ def ratios(name: str, found: dict[str, Any]) -> Iterator[Ratio]:
 TRAINING = (
     ("times_loader_0", "batches: from memory / DataLoader, no worker", "at least 5"),
     ("times_loader_2", "batches: from memory / DataLoader, 2 workers", "at least 10"),
-    ("fit_over_bare", "training: a run / the same steps, bare (1 is best)", ""),
-    ("sweep_late", "sweep of 16 late models: in turn / side by side", "at least 3"),
-    ("sweep_gated", "sweep of 16 gated models: in turn / side by side", "at least 3"),
 )
 ENCODERS = {
     "forward": "extract / bare forward at its best batch (1 is best)",

@@ -430,7 +430,15 @@ def test_one_store_holds_clap_of_both_modalities(sample, clap, tmp_path):
 
 def test_encoders_of_text_are_in_the_list():
     names = [offer["name"] for offer in mmfeat("encoders")["encoders"]]
-    assert names[:6] == ["logmel", "waveform", "wav2vec2", "clap", "text", "clap-text"]
+    assert names[:7] == [
+        "logmel",
+        "waveform",
+        "audio_statistics",
+        "wav2vec2",
+        "clap",
+        "text",
+        "clap-text",
+    ]
 
 
 def test_options_that_an_encoder_has_no_use_for_are_refused(sample, model, clap, tmp_path):

@@ -82,10 +82,12 @@ WRONG = {
         "model.audio_encoder.type = 'mel_cn': no such type; did you mean 'mel_cnn'?"),
     "an encoder of another modality": (
         '"mel_cnn"', '"text"',
-        "model.audio_encoder.type = 'text': no such type; choose from: clap, mel_cnn, wav2vec2"),
+        "model.audio_encoder.type = 'text': no such type; choose from: "
+        "audio_statistics, clap, mel_cnn, wav2vec2"),
     "an encoder without a type": (
         'type = "mel_cnn"\n', "",
-        "model.audio_encoder.type is missing; choose from: clap, mel_cnn, wav2vec2"),
+        "model.audio_encoder.type is missing; choose from: "
+        "audio_statistics, clap, mel_cnn, wav2vec2"),
     "a misspelt fusion": (
         '"late"', '"laet"',
         "model.fusion.type = 'laet': no fusion named 'laet'; did you mean 'late'?"),

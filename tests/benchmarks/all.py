@@ -27,6 +27,7 @@ RUNS: dict[str, tuple[list[str], list[str]]] = {  # options in full, and quick
     "fusions": ([], ["--rounds", "7"]),
     "int8": ([], []),
     "training": ([], ["--rounds", "1"]),
+    "frozen_encoder": (["--epochs", "4"], ["--small"]),
     "engine": ([], ["--clips", "2000", "--pairs", "1"]),
     "storage": ([], ["--megabytes", "60", "--pairs", "2"]),
     "scale": ([], ["--most", "1e5"]),

@@ -483,7 +483,10 @@ def test_a_section_that_makes_no_sense_is_refused(corpus, section, message):
             'type = "wav2vec3"',
             "audio_encoder.type = 'wav2vec3': no such type; did you mean 'wav2v",
         ),
-        ("", "audio_encoder.type is missing; choose from: clap, mel_cnn, wav2vec2"),
+        (
+            "",
+            "audio_encoder.type is missing; choose from: audio_statistics, clap, mel_cnn, wav2vec2",
+        ),
     ],
 )
 def test_an_unknown_type_is_named_with_the_nearest(corpus, line, message):
