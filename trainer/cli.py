@@ -12,7 +12,7 @@ import typer
 from mmfuse.features.console import INTERRUPTED, show, user_errors
 from mmfuse.trainer.fusion_cli import fusions
 from mmfuse.trainer.model_cli import COMMANDS
-from mmfuse.trainer.options import JsonOption, QuietOption, VerboseOption
+from mmfuse.trainer.options import AgainstOption, JsonOption, QuietOption, VerboseOption
 
 app = typer.Typer(
     name="mmtrain",
@@ -77,10 +77,7 @@ def run(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, two or more.")],
-    against: Annotated[
-        Path | None,
-        typer.Option("--against", help="Reference. Default: the best run of one modality."),
-    ] = None,
+    against: AgainstOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:

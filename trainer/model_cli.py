@@ -10,6 +10,7 @@ import typer
 
 from mmfuse.features.console import printable, show, user_errors
 from mmfuse.trainer.options import (
+    AgainstOption,
     ColumnOption,
     CorpusOption,
     JsonOption,
@@ -168,10 +169,7 @@ def sweep(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, one or more.")],
     out: Annotated[Path, typer.Option("--out", help="Page to write.")] = Path("report.html"),
-    against: Annotated[
-        Path | None,
-        typer.Option("--against", help="Reference. Default: the best run of one modality."),
-    ] = None,
+    against: AgainstOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:

@@ -16,6 +16,10 @@ CorpusOption = Annotated[
 StoreOption = Annotated[
     Path | None, typer.Option("--store", help="Store with the corpus' features.")
 ]
+AgainstOption = Annotated[
+    Path | None,
+    typer.Option("--against", help="Reference. Default: the best run of one modality."),
+]
 ColumnOption = Annotated[
     list[str] | None, typer.Option("--column", help="OURS=THEIRS: another name of a column.")
 ]

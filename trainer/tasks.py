@@ -128,10 +128,10 @@ class SingleLabel(Task):
         return {"predicted": self.classes[best], "probability": float(said_K[best])}
 
     def told(self) -> tuple[str, str]:
-        counts = ", ".join(f"{n} {c}" for n, c in zip(self.classes, self.counts, strict=True))
         return (
             f"tells {self.outputs} classes apart: {', '.join(self.classes)}",
-            f"{sum(self.counts)} clips of {{corpus}}, by class: {counts}",
+            f"{sum(self.counts)} clips of {{corpus}}, by class: "
+            + _counted(self.classes, self.counts),
         )
 
 
@@ -234,11 +234,15 @@ class MultiLabel(Task):
         return SEPARATOR.join(names) or SEPARATOR
 
     def told(self) -> tuple[str, str]:
-        counts = ", ".join(f"{n} {c}" for n, c in zip(self.classes, self.counts, strict=True))
         return (
             f"says which of {self.outputs} labels a clip has: {', '.join(self.classes)}",
-            f"{self.clips} clips of {{corpus}}, of which have each label: {counts}",
+            f"{self.clips} clips of {{corpus}}, of which have each label: "
+            + _counted(self.classes, self.counts),
         )
+
+
+def _counted(names: Sequence[str], counts: Sequence[int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
 
 
 @dataclass(frozen=True)
