@@ -1,5 +1,6 @@
 """Work that goes wrong in worker processes, for the tests of the engine."""
 
+import json
 import os
 import signal
 import time
@@ -9,10 +10,22 @@ from unittest import mock
 
 import numpy as np
 
+from mmfuse.features.config import FeatureConfig
 from mmfuse.features.errors import ClipError
 from mmfuse.pipeline import limits
 from mmfuse.pipeline.executors import Done
 from mmfuse.pipeline.makers import TextMaker
+
+TEXT = FeatureConfig.model_validate({"preprocessing": {"text": {"vocab_size": 300}}})
+
+
+def write_texts(path):
+    """A manifest of 250 short texts: four tasks. Its path."""
+    rng = np.random.default_rng(0)
+    rows = [{"id": f"clip-{n}", "text": " ".join(f"word{w}" for w in rng.integers(0, 30, 6))}
+            for n in range(250)]  # fmt: skip
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,12 @@ A scheduler of such jobs (SLURM, make -j) starts one again when it dies or its t
 this one. There is no engine that sees the deaths, only the store and what is noted in it.
 """
 
-import json
 import multiprocessing
 
-import numpy as np
 import pytest
-from faults import Fault, Faulty
+from faults import TEXT, Fault, Faulty, write_texts
 
 from mmfuse.features.combine import merge
-from mmfuse.features.config import FeatureConfig
 from mmfuse.features.corpus import open_corpus
 from mmfuse.features.store import open_store
 from mmfuse.features.task import has_died
@@ -24,19 +21,13 @@ from mmfuse.pipeline.run import make_features
 
 JOBS = 2
 POISON = "clip-37"  # in the first of four tasks, so in the first job
-TEXT = FeatureConfig.model_validate({"preprocessing": {"text": {"vocab_size": 300}}})
 FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """A manifest of 250 short texts: four tasks."""
-    rng = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("texts") / "m.jsonl"
-    rows = [{"id": f"clip-{n}", "text": " ".join(f"word{w}" for w in rng.integers(0, 30, 6))}
-            for n in range(250)]  # fmt: skip
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-    return path
+    return write_texts(tmp_path_factory.mktemp("texts") / "m.jsonl")
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,9 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from faults import Fault, Faulty, act
+from faults import TEXT, Fault, Faulty, act, write_texts
 
-from mmfuse.features.config import FeatureConfig
 from mmfuse.features.corpus import open_corpus
 from mmfuse.features.store import open_store
 from mmfuse.pipeline.cluster import DaskExecutor
@@ -19,7 +17,6 @@ from mmfuse.pipeline.progress import Progress
 from mmfuse.pipeline.run import make_features
 
 POISON = "clip-37"
-TEXT = FeatureConfig.model_validate({"preprocessing": {"text": {"vocab_size": 300}}})
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +48,7 @@ def executor(request):
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """A manifest of 250 short texts: four tasks."""
-    rng = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("texts") / "m.jsonl"
-    rows = [{"id": f"clip-{n}", "text": " ".join(f"word{w}" for w in rng.integers(0, 30, 6))}
-            for n in range(250)]  # fmt: skip
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-    return path
+    return write_texts(tmp_path_factory.mktemp("texts") / "m.jsonl")
 
 
 def run(corpus, store, executor=None):
