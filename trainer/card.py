@@ -66,6 +66,12 @@ def _scores(result: Mapping[str, Any]) -> str:
             cells += [f"{of[key]:.3f}", f"{low:.3f} to {high:.3f}"]
         rows.append([*cells, *(f"{of[name]:.3f}" for name in also)])
     parts = [_table(rows)]
+    if again := result.get("refit"):
+        parts.append(
+            f"This model was trained anew on train and validation, {again['train_clips']} clips, "
+            f"for {again['epochs']} epochs. Scores of validation are of the model that was trained "
+            "before, without those clips, by which epochs were chosen."
+        )
     if len(result.get("subsets", {})) > 1:
         subsets = [["seen on test", *(TITLES[name] for name in task.shown)]]
         for name, of in result["subsets"].items():

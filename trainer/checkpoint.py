@@ -26,6 +26,7 @@ from mmfuse.trainer.config import RunConfig
 from mmfuse.trainer.dataset import Dataset
 
 FOLDER = "checkpoint"
+REFIT = "refit"  # in it, those of the second training of a run with `train.refit`
 FORM = 2  # of what checkpoints hold; one of another form is another run
 _KEPT = 2
 _SHARE = 50  # a checkpoint may take a fiftieth of the time
@@ -151,11 +152,13 @@ def identity_of(config: RunConfig, data: Dataset, store: FeatureStore) -> dict[s
 
 def clear(run: Path) -> None:
     """Remove the checkpoints of a run."""
-    folder = run / FOLDER
-    if folder.is_dir():
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
+    for folder in (run / FOLDER, run / REFIT / FOLDER):
+        if folder.is_dir():
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+    if (run / REFIT).is_dir():
+        (run / REFIT).rmdir()
 
 
 def _newest_first(folder: Path) -> list[Path]:

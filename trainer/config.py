@@ -98,6 +98,7 @@ class TrainConfig(Strict):
     grad_clip: float = Field(default=1.0, ge=0)  # global L2 norm; 0 turns clipping off
     patience: int = Field(default=12, ge=1)  # epochs without a better score on validation
     best_by: Literal["score", "loss"] = "score"  # what is better on validation: higher, or lower
+    refit: bool = False  # then train anew on train and validation, until the best epoch
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)  # of classes and labels
     huber: float = Field(default=0.0, ge=0)  # regression: deviations beyond which loss is straight
     class_weights: bool = False  # weigh classes by inverse frequency
@@ -164,6 +165,9 @@ class RunConfig(Strict):
             raise BadKeyError("train.balance", kind, text)
         if kind in ("mmpareto", "gradient_blending") and not train.unimodal_weight:
             raise BadKeyError("train.balance", kind, "needs train.unimodal_weight above 0")
+        if kind == "gradient_blending" and train.refit:
+            text = "weighs losses by validation; it needs train.refit = false"
+            raise BadKeyError("train.balance", kind, text)
         if train.modality_dropout_warmup > train.epochs:
             text = f"expected no more than train.epochs = {train.epochs}"
             raise BadKeyError("train.modality_dropout_warmup", train.modality_dropout_warmup, text)

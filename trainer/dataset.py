@@ -7,6 +7,7 @@ function of (seed, epoch).
 Shapes: B batch, T row, M modality.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -58,9 +59,8 @@ class Dataset:
         self.groups = groups
         self.ids = list(ids)
         self.split = np.array(splits)
-        self.task = task or SingleLabel.learned(labels, self.split == "train")
-        self.label = self.task.truth(labels)
-        self.target = self.task.targets(self.label)
+        self._labels = labels
+        self._learn(task or SingleLabel.learned(labels, self.split == "train"))
         self.layers = {
             name: (given,) if isinstance(given, Stream) else tuple(given)
             for name, given in streams.items()
@@ -78,6 +78,18 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def _learn(self, task: Task) -> None:
+        self.task = task
+        self.label = task.truth(self._labels)
+        self.target = task.targets(self.label)
+
+    def joined(self) -> "Dataset":
+        """The same clips and arrays, with the clips of validation in the train split."""
+        other = copy.copy(self)
+        other.split = np.where(self.split == "validation", "train", self.split)
+        other._learn(type(self.task).learned(self._labels, other.split == "train"))
+        return other
 
     def place(self, device: torch.device) -> None:
         """Give batches there, from now on; whole streams lie there if there is room.

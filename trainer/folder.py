@@ -6,6 +6,7 @@ events.out.tfevents* the same for TensorBoard
 model.safetensors    the best weights; what is needed to build the model stands in its header
 predictions.parquet  id, split, label, predicted, and the probability of each class
 checkpoint/          while the run is in the making: where it goes on after it was killed
+refit/checkpoint/    the same of the second training, where there is one
 result.json          scores; written last, by rename: a folder without it is no finished run
 """
 
@@ -38,7 +39,7 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         raise ConfigError(
             f"{path} holds a finished run; name another folder with --out DIR, or add --overwrite"
         )
-    ours = {*FILES, f"{RESULT}.tmp", checkpoint.FOLDER}
+    ours = {*FILES, f"{RESULT}.tmp", checkpoint.FOLDER, checkpoint.REFIT}
     names = {entry.name for entry in path.iterdir()}
     strangers = {name for name in names - ours if not name.startswith(event_file.PREFIX)}
     if strangers:

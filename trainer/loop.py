@@ -60,8 +60,12 @@ def fit(
     report: Callable[[Record], None] = lambda record: None,
     checkpoints: Checkpoints | None = None,
     windows: Windows = WHOLE_CLIPS,
+    epochs: int = 0,
 ) -> Fit:
     """Fit on the train split, stop by the validation split, keep the weights that are best there.
+
+    With `epochs`, stop after so many, without a look at validation, and keep the last weights;
+    rates are as in a training of `config.epochs`.
 
     Call inside `reproducible`. Ctrl-C ends training early, with the best weights so far.
     `report` gets one record an epoch. The unit of an optimizer step is a window of `accumulate`
@@ -86,13 +90,20 @@ def fit(
     run, clock = compiled(model) if config.compile else model, Steps()
 
     def heard() -> Record:
+        if epochs or not first:
+            return {}
         return validated(data, validation, predict_all(averaged, data, validation, windows=windows))
+
+    def goes_on() -> bool:
+        if epochs:
+            return state.epoch <= epochs
+        return state.epoch <= min(config.epochs, result.best_epoch + config.patience)
 
     def heads(clips: NDArray[np.int64]) -> dict[str, float]:
         return head_losses(data, clips, predict_all(averaged, data, clips, windows=windows))
 
     try:
-        while state.epoch <= config.epochs and state.epoch <= result.best_epoch + config.patience:
+        while goes_on():
             model.train()
             order = data.order(clips, window_size, config.seed, state.epoch)
             for rows in order[state.done :]:
@@ -138,13 +149,13 @@ def fit(
                 "step": result.steps,
                 "lr": config.lr * factor(config.schedule, result.steps, config.warmup_steps, steps),
                 "train_loss": state.mean_loss(),
-                **(heard() if first else {}),
+                **heard(),
                 **state.norms.record(),
                 **layer_shares(averaged.encoders),
             }
             record = distributed.told(record)
             result.records.append(record)
-            if better(record, result.best, data.task, config.best_by):
+            if epochs or better(record, result.best, data.task, config.best_by):
                 result.best = {k.removeprefix("val_"): v for k, v in record.items() if "val_" in k}
                 result.best_epoch = state.epoch
                 state.best = copy.deepcopy(averaged.state_dict())

@@ -57,14 +57,15 @@ class Progress:
         from mmfuse.trainer.tasks import TASKS, TITLES
 
         select = TASKS[config.train.task].select
-        score = record[f"val_{select}"]
-        self._best = max(self._best, score)
+        said = "train and validation"
+        if (score := record.get(f"val_{select}")) is not None:
+            self._best = max(self._best, score)
+            said = f"validation {TITLES[select]} {score:.3f}, best {self._best:.3f}"
         self._bar.update(
             self._task,
             total=config.train.epochs,
             completed=record["epoch"],
-            description=f"loss {record['train_loss']:.3f}, validation {TITLES[select]} "
-            f"{score:.3f}, best {self._best:.3f}",
+            description=f"loss {record['train_loss']:.3f}, {said}",
         )
 
     def warn(self, text: str) -> None:

@@ -30,6 +30,9 @@ def score(
 ) -> dict[str, Any]:
     """What result.json says of a split, under the split's name, for any labelled split.
 
+    Calibration is at the run's own temperature, or 1 where there is no result beside the model;
+    `trained_on` says whether the model learned from this split of its own corpus.
+
     Args:
         run: folder of a run or of an export.
         corpus: manifest or folder; the run's own, where it is left out.
@@ -42,6 +45,7 @@ def score(
         MissingError: no such store, or its streams were made otherwise than in training.
     """
     saved = load_saved(run)
+    result = folder.read_result(run) if (run / folder.RESULT).is_file() else {}
     data_config = saved.config.data
     path = corpus or data_config.corpus
     stored = store or (data_config.store if corpus is None else None)
@@ -62,7 +66,7 @@ def score(
             data,
             saved.config,
             {split: split},
-            temperature=_temperature(run),
+            temperature=float(result.get("calibration", {}).get("temperature", 1.0)),
         )
     return {
         "run": str(run),
@@ -70,6 +74,8 @@ def score(
         "store": str(stored),
         "split": split,
         "task": saved.task.name,
+        "trained_on": corpus is None
+        and split in ("train", *(["validation"] if result.get("refit") else [])),
         **scores,
         "present": {name: int(data.present_NM[:, m].sum()) for m, name in enumerate(data.streams)},
     }
@@ -85,10 +91,3 @@ def _known(saved: Saved, clips: list[Clip], where: str) -> None:
             f"{where}: label {strange!r} is none of the model's classes "
             f"({', '.join(saved.task.classes)}); map labels to these, or take such clips out"
         )
-
-
-def _temperature(run: Path) -> float:
-    """The run's own; 1 where there is no result beside the model."""
-    if not (run / folder.RESULT).is_file():
-        return 1.0
-    return float(folder.read_result(run).get("calibration", {}).get("temperature", 1.0))

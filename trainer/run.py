@@ -5,7 +5,8 @@ Shapes: N clip, K output of the task.
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor
 from mmfuse.features.store import FeatureStore
 from mmfuse.trainer import distributed, folder
 from mmfuse.trainer.audio_encoders import MelCNNEncoder
-from mmfuse.trainer.checkpoint import Checkpoints, identity_of, refuse_another
+from mmfuse.trainer.checkpoint import REFIT, Checkpoints, identity_of, refuse_another
 from mmfuse.trainer.compiled import WARNING
 from mmfuse.trainer.config import RunConfig, load_run_config
 from mmfuse.trainer.dataset import Dataset
@@ -39,6 +40,15 @@ from mmfuse.trainer.statistics_encoders import NgramBagEncoder, StatisticsEncode
 from mmfuse.trainer.windows import windows_of
 
 _PACKAGES = ("mmfuse", "numpy", "torch")
+
+
+@dataclass(frozen=True, slots=True)
+class Refit:
+    """A model of train and validation clips together, the dataset where they are one split."""
+
+    model: FusionModel
+    data: Dataset
+    fit: Fit
 
 
 def train(
@@ -81,6 +91,8 @@ def train(
     identity = identity_of(config, data, store)
     if not overwrite:
         refuse_another(path, identity)
+        refuse_another(path / REFIT, identity)
+    again = Checkpoints(path / REFIT, identity, config.train.checkpoint_s, warn)
     if distributed.rank():
         with (
             reproducible(config.train.seed, config.train.threads, device),
@@ -89,7 +101,10 @@ def train(
             model = build_model(config, data).to(device)
             distributed.meet()
             checkpoints = Checkpoints(path, identity, config.train.checkpoint_s, warn)
-            fit(model, data, config.train, checkpoints=checkpoints, windows=windows_of(config))
+            fitted = fit(
+                model, data, config.train, checkpoints=checkpoints, windows=windows_of(config)
+            )
+            refit(config, data, fitted, again)
         return {}
     with (
         reproducible(config.train.seed, config.train.threads, device),
@@ -108,7 +123,32 @@ def train(
             warn(WARNING)
         distributed.meet()  # now nobody finds a checkpoint that was cleared
         fitted = fit(model, data, config.train, note, checkpoints, windows_of(config))
-        return conclude(run, model, data, store, config, fitted, began)
+        refitted = refit(config, data, fitted, again, lambda record: report(config, record))
+        return conclude(run, model, data, store, config, fitted, began, refitted)
+
+
+def refit(
+    config: RunConfig,
+    data: Dataset,
+    fitted: Fit,
+    checkpoints: Checkpoints | None = None,
+    report: Callable[[Record], None] = lambda record: None,
+) -> Refit | None:
+    """Train anew on train and validation clips, for as many epochs as were best, if asked to.
+
+    First weights and rates are those of the first training. None where `train.refit` is off, or
+    Ctrl-C ended one of the two: then the first model is what there is.
+
+    Source: Goodfellow, Bengio & Courville, Deep Learning, 2016, algorithm 7.2.
+    """
+    if not config.train.refit or fitted.interrupted:
+        return None
+    everything = data.joined()
+    torch.manual_seed(config.train.seed)
+    model = build_model(config, everything).to(data.device)
+    again = fit(model, everything, config.train, report, checkpoints, epochs=fitted.best_epoch)
+    fitted.interrupted = again.interrupted
+    return None if again.interrupted else Refit(model, everything, again)
 
 
 def conclude(
@@ -119,14 +159,25 @@ def conclude(
     config: RunConfig,
     fitted: Fit,
     began: float,
+    refitted: Refit | None = None,
 ) -> dict[str, Any]:
     """Save and score a model that was fitted, and finish its folder; what result.json holds.
 
-    `began` is when the run did, of `time.monotonic`.
+    `began` is when the run did, of `time.monotonic`. A model that was trained anew is the one that
+    is saved, and tested; scores of validation, and the temperature, are of the first one.
     """
     path = run.path
-    save_model(path / folder.MODEL, model, config, data, store)
-    scores, said_NK = evaluate(model, data, config)
+    if refitted is None:
+        save_model(path / folder.MODEL, model, config, data, store)
+        scores, said_NK = evaluate(model, data, config)
+    else:
+        save_model(path / folder.MODEL, refitted.model, config, refitted.data, store)
+        scores, said_NK = evaluate(model, data, config, {"val": SCORED["val"]})
+        heat = scores.get("calibration", {}).get("temperature")
+        tested, said_test_NK = evaluate(
+            refitted.model, refitted.data, config, {"test": SCORED["test"]}, temperature=heat
+        )
+        scores, said_NK = joined(scores, tested), np.concatenate([said_NK, said_test_NK])
     write_predictions(path / folder.PREDICTIONS, data, said_NK)
     result = {
         **scores,
@@ -142,6 +193,7 @@ def conclude(
         "interrupted": fitted.interrupted,
         "resumed_at": fitted.resumed_at,
         **({"compiled": fitted.compiled} if fitted.compiled else {}),
+        **({"refit": _told(refitted)} if refitted else {}),
         "gradients": summary(last := fitted.records[-1] if fitted.records else {}),
         "imbalance": imbalance(last, config.train.imbalance),
         "seconds": round(time.monotonic() - began, 3),
@@ -156,6 +208,26 @@ def conclude(
     }
     run.finish(result)
     return result
+
+
+def _told(refitted: Refit) -> dict[str, Any]:
+    return {
+        "epochs": refitted.fit.best_epoch,
+        "steps": refitted.fit.steps,
+        "train_clips": len(refitted.data.clips_of("train")),
+        "train_loss": refitted.fit.records[-1]["train_loss"],
+        "resumed_at": refitted.fit.resumed_at,
+    }
+
+
+def joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Two documents in one; of what both have, mappings are joined, else the other's counts."""
+    both = {
+        key: joined(one[key], other[key])
+        for key in one.keys() & other.keys()
+        if isinstance(one[key], Mapping) and isinstance(other[key], Mapping)
+    }
+    return {**one, **other, **both}
 
 
 def to_toml(config: RunConfig) -> str:

@@ -20,6 +20,11 @@ def run_lines(result: Mapping[str, Any]) -> list[str]:
         *_score_lines(result, {"validation": "val", "test": "test"}),
         *_modality_lines(result, "test"),
     ]
+    if again := result.get("refit"):
+        lines.append(
+            f"Trained anew on train and validation, {again['train_clips']} clips, for "
+            f"{again['epochs']} epochs: that model is saved and tested; validation is of the first."
+        )
     if result["resumed_at"]:
         lines.append(f"Went on from step {result['resumed_at']} of {result['steps']}.")
     if cost := result.get("compiled"):
@@ -44,6 +49,7 @@ def eval_lines(result: Mapping[str, Any]) -> list[str]:
     split = result["split"]
     return [
         f"{result['run']} on {result['corpus']}, {result['store']}",
+        *(["The model was trained on these clips."] if result["trained_on"] else []),
         *_score_lines(result, {split: split}),
         *_modality_lines(result, split),
     ]

@@ -57,7 +57,7 @@ def run(planted, out, processes, *overrides):
     "options",
     [
         ("train.accumulate=2", "train.balance=ogm_ge", "train.ema=0.9"),
-        pytest.param(("train.balance=mmpareto",), marks=pytest.mark.slow),
+        pytest.param(("train.balance=mmpareto", "train.refit=true"), marks=pytest.mark.slow),
         pytest.param(("train.balance=gradient_blending",), marks=pytest.mark.slow),
     ],
 )
