@@ -1,8 +1,12 @@
 """AdamW of models that stand side by side, each with its own rates, in one pass over all arrays.
 
+Weights of linear layers, (K, O, I), lie in memory as (K, I, O) and so do their moments: that is how
+stacked gradients come, and turning one takes longer than the product that made it.
+
 Importing this imports numba.
 
-Shapes: K model, P number of one parameter, G group of the optimizer.
+Shapes: K model, P number of one parameter, G group of the optimizer, O output and I input of a
+layer.
 """
 
 from collections.abc import Sequence
@@ -10,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmfuse.features.compiled import elementwise
 from mmfuse.trainer.config import TrainConfig
@@ -38,7 +42,13 @@ class AdamW:
         }
         self.groups = [group_of[id(p)] for p in models[0].parameters()]
         named = [dict(model.named_parameters()) for model in models]
-        self.weights = {name: torch.stack([of[name].detach() for of in named]) for name in named[0]}
+        self._turned = {
+            f"{name}.weight" for name, of in models[0].named_modules() if isinstance(of, nn.Linear)
+        }
+        self.weights = {
+            name: self._laid(name, torch.stack([of[name].detach() for of in named]))
+            for name in named[0]
+        }
         self.averaged = {name: of.clone() for name, of in self.weights.items()}
         self.means, self.squares = (
             {name: torch.zeros_like(of) for name, of in self.weights.items()} for _ in range(2)
@@ -59,8 +69,17 @@ class AdamW:
         self.leaves = {name: of.detach().requires_grad_() for name, of in self.weights.items()}
         stored = self.stored.values()
         self._arrays = [
-            [of[name].view(len(self.each), -1).numpy() for of in stored] for name in self.weights
+            [self._in_order(name, of[name]).view(len(self.each), -1).numpy() for of in stored]
+            for name in self.weights
         ]
+
+    def _in_order(self, name: str, of: Tensor) -> Tensor:
+        """(K, I, O) of the weights of a linear layer, and of (K, I, O) (K, O, I); others as is."""
+        return of.mT if name in self._turned else of
+
+    def _laid(self, name: str, of: Tensor) -> Tensor:
+        """The same numbers in the order of memory that a parameter has."""
+        return self._in_order(name, self._in_order(name, of).contiguous())
 
     def step(self, gradients: Sequence[Tensor], step: int, steps: int) -> None:
         """Clip gradients, (K, *shape) each, and move all in place; `step` counts from 0."""
@@ -73,9 +92,13 @@ class AdamW:
             ).T.copy()
             for key in ("lr", "weight_decay")
         )
+        flat = [
+            self._in_order(name, of).reshape(len(self.each), -1)
+            for name, of in zip(self.weights, gradients, strict=True)
+        ]
         share_K = np.ones(len(self.each), dtype)
         if one.grad_clip:
-            norms = [torch.linalg.vector_norm(of.flatten(1), dim=1) for of in gradients]
+            norms = [torch.linalg.vector_norm(of_KP, dim=1) for of_KP in flat]
             norm_K = torch.linalg.vector_norm(torch.stack(norms), dim=0)
             share_K = (one.grad_clip / (norm_K + 1e-6)).clamp(max=1.0).numpy()
         follow = 1 - min(one.ema, (step + 1) / (step + 10)) if one.ema else 0.0
@@ -84,12 +107,11 @@ class AdamW:
              (1 - _B2 ** (step + 1)) ** -0.5, _EPSILON, 1.0, follow],
             dtype,
         )  # fmt: skip
-        for g, moved, gradient in zip(self.groups, self._arrays, gradients, strict=True):
+        for g, moved, gradients_KP in zip(self.groups, self._arrays, flat, strict=True):
             weights_KP, means_KP, squares_KP, averaged_KP = moved
             _move(
-                weights_KP, means_KP, squares_KP, averaged_KP,
-                gradient.reshape(len(self.each), -1).numpy(),
-                share_K, rate_GK[g], decay_GK[g], told,
+                weights_KP, means_KP, squares_KP, averaged_KP, gradients_KP.numpy(), share_K,
+                rate_GK[g], decay_GK[g], told,
             )  # fmt: skip
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -99,7 +121,7 @@ class AdamW:
         kept = torch.tensor(rows, dtype=torch.int64)
         for stored in self.stored.values():
             for name, of in stored.items():
-                stored[name] = of[kept]
+                stored[name] = self._laid(name, of[kept])
         self._ready()
 
 
