@@ -1,9 +1,9 @@
 """Models of one architecture trained side by side, each as it would be trained alone.
 
 Parameters of K models stand side by side in one array; `torch.func.vmap` runs the model over them,
-one AdamW moves them all. Each model has its own seed, order of clips, random numbers (`draws.py`),
-rate, decay, dropout and early stopping, and its weights are those of `loop.fit` up to the order of
-sums.
+one AdamW moves them all, and what a step calls is written down (`recorded.py`) to be called again.
+Each model has its own seed, order of clips, random numbers (`draws.py`), rate, decay, dropout and
+early stopping, and its weights are those of `loop.fit` up to the order of sums.
 
 Shapes: K model, P parameter of all, B batch, N clip, M modality, C class.
 """
@@ -32,6 +32,7 @@ from mmfuse.trainer.losses import WHOLE
 from mmfuse.trainer.model import FusionModel, Output, drop_modalities
 from mmfuse.trainer.objectives import class_weights
 from mmfuse.trainer.optim import factor
+from mmfuse.trainer.recorded import Recorded
 from mmfuse.trainer.stacked_adamw import AdamW, Parts
 from mmfuse.trainer.state import Fit, crops_of
 
@@ -65,6 +66,7 @@ class Trainer:
         self.resident = {name: data.resident(name) for name in data.layers}
         self.crops: list[np.random.Generator] = []  # of those that still train, in this epoch
         self._requests: dict[Any, list[Request]] = {}
+        self._differentiated = Recorded(self._losses)
 
     def fit(self, checkpoints: Checkpoints | None = None, runs: Sequence[str] = ()) -> list[Fit]:
         """Train all; the best weights are in `models` afterwards.
@@ -138,14 +140,19 @@ class Trainer:
         batch, sizes = self._gather(rows)
         requests = [self._requests_of(i, k, batch, sizes[i]) for i, k in enumerate(self.here)]
         drawn = draw(requests, [self.generators[k] for k in self.here])
-        leaves = self.optimizer.leaves
-        loss_K = vmap(self._loss, in_dims=(0, 0, 0, 0, 0, 0, 0))(
-            leaves, drawn, batch.x, batch.mask, batch.times_s, batch.present_BM, batch.label_B
-        )
-        gradients = torch.autograd.grad(loss_K.sum(), list(leaves.values()), materialize_grads=True)
+        loss_K, *gradients = self._differentiated(
+            self.optimizer.leaves, drawn, batch.x, batch.mask, batch.times_s, batch.present_BM,
+            batch.label_B,
+        )  # fmt: skip
         with torch.no_grad():
             self.optimizer.step(gradients, step, steps)
-        return loss_K.detach()
+        return loss_K
+
+    def _losses(self, leaves: Parts, *inputs: Any) -> list[Tensor]:
+        """The loss of every model, (K,), then its gradients, (K, *shape)."""
+        loss_K = vmap(self._loss)(leaves, *inputs)
+        gradients = torch.autograd.grad(loss_K.sum(), list(leaves.values()), materialize_grads=True)
+        return [loss_K.detach(), *gradients]
 
     def _loss(
         self, parameters: Parts, drawn: list[Tensor], x: Parts, mask: Parts, times_s: Parts,

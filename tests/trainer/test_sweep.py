@@ -13,7 +13,7 @@ from mmfuse.features.errors import ConfigError
 from mmfuse.features.spec import Entry, StreamSpec, Timing
 from mmfuse.features.store import open_store
 from mmfuse.features.writer import StoreWriter
-from mmfuse.trainer import twister
+from mmfuse.trainer import recorded, twister
 from mmfuse.trainer.cli import app
 from mmfuse.trainer.compare import compare
 from mmfuse.trainer.config import ModelConfig, TrainConfig
@@ -30,6 +30,12 @@ EMBEDDINGS = {
     name: StreamSpec(stream, name, (WIDTH,), "float32", {}, Timing("none"))
     for name, stream in (("text", "text_embedding"), ("audio", "clap"))
 }
+
+
+@pytest.fixture(autouse=True)
+def early(monkeypatch):
+    """Steps run in both ways: by Python, and as they were written down."""
+    monkeypatch.setattr(recorded, "AFTER", 1)
 
 
 @pytest.fixture

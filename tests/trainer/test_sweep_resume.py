@@ -9,6 +9,7 @@ import pytest
 
 from mmfuse.features.errors import ConfigError, LockedError
 from mmfuse.features.lock import held
+from mmfuse.trainer import recorded
 from mmfuse.trainer import sweep as sweep_module
 from mmfuse.trainer.folder import read_result
 from mmfuse.trainer.sweep import sweep
@@ -39,9 +40,11 @@ def epochs_behind(out):
 
 
 @pytest.fixture
-def whole(planted):
-    """Files of a sweep in one piece."""
-    found = swept(planted, planted.folder / "whole")
+def whole(planted, monkeypatch):
+    """Files of a sweep in one piece, with most steps as they were written down."""
+    with monkeypatch.context() as patch:
+        patch.setattr(recorded, "AFTER", 0)
+        found = swept(planted, planted.folder / "whole")
     assert found["stacked"] == 4, found["queued"]
     assert not (planted.folder / "whole" / "checkpoint").exists()
     epochs = {read_result(planted.folder / "whole" / run)["epochs"] for run in runs(found)}
