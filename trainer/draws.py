@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from mmfuse.trainer.twister import bernoulli
+from mmfuse.trainer.twister import dropouts
 
 _DROPOUTS = {F.dropout: 0, F.dropout1d: 1, F.dropout2d: 2}  # last dimensions with one number
 _SOURCES = {torch.rand, torch.randint}
@@ -91,33 +91,24 @@ def draw(
 
 
 def _drawn(parts: Sequence[Request], generators: Sequence[torch.Generator]) -> Tensor:
-    both = list(zip(parts, generators, strict=True))
-    if parts[0].source in _SOURCES:
-        return _together([one.source(*one.arguments, generator=g) for one, g in both])
-    shape = parts[0].arguments
-    if all(one.arguments == shape and not one.strides for one in parts):
-        kept = torch.empty(len(parts), *shape, dtype=parts[0].dtype)
-        for row, (one, generator) in zip(kept, both, strict=True):
-            _keep(row, one.p, generator)
-    else:
-        rooms = [
-            torch.empty_strided(one.arguments, one.strides, dtype=one.dtype)
-            if one.strides
-            else torch.empty(one.arguments, dtype=one.dtype)
-            for one in parts
-        ]
-        kept = _together([_keep(r, o.p, g) for r, (o, g) in zip(rooms, both, strict=True)])
-    left_K = torch.tensor([1 - one.p for one in parts], dtype=kept.dtype)
-    return kept.div_(left_K.view(-1, *[1] * len(shape)))
+    one, both = parts[0], list(zip(parts, generators, strict=True))
+    if one.source in _SOURCES:
+        return _together([each.source(*each.arguments, generator=g) for each, g in both])
+    alike = {(each.arguments, each.strides) for each in parts}
+    if alike == {(one.arguments, ())}:
+        room = torch.empty(len(parts), *one.arguments, dtype=one.dtype)
+        return dropouts(room, [1 - each.p for each in parts], generators)
+    return _together([_alone(*each) for each in both])
 
 
-def _keep(room: Tensor, p: float, generator: torch.Generator) -> Tensor:
-    """Ones, but zeros with probability p, as torch's dropouts draw them."""
-    if not p:
+def _alone(one: Request, generator: torch.Generator) -> Tensor:
+    if not one.strides:
+        room = torch.empty(1, *one.arguments, dtype=one.dtype)
+        return dropouts(room, [1 - one.p], [generator])[0]
+    room = torch.empty_strided(one.arguments, one.strides, dtype=one.dtype)
+    if not one.p:
         return room.fill_(1)
-    if room.is_contiguous():
-        return bernoulli(room, 1 - p, generator)
-    return room.bernoulli_(1 - p, generator=generator)
+    return room.bernoulli_(1 - one.p, generator=generator).div_(1 - one.p)
 
 
 def _together(parts: Sequence[Tensor]) -> Tensor:

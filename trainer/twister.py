@@ -1,4 +1,4 @@
-"""Zeros and ones as torch's generator draws them on a processor, four times as fast.
+"""Dropouts as torch's generators draw them on a processor, several at once and four times as fast.
 
 Importing this imports numba. The words of a state are torch's: seed; what is left of the block, and
 a flag; the next place in it; the block of 624.
@@ -6,6 +6,7 @@ a flag; the next place in it; the block of 624.
 Source: Matsumoto and Nishimura, Mersenne Twister, 1998; ATen/core/MT19937RNGEngine.h.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -18,19 +19,30 @@ from mmfuse.features.compiled import COMPILED, compiled, inner
 _BITS = 53  # of which torch makes a number
 
 
-def bernoulli(room: Tensor, p: float, generator: torch.Generator) -> Tensor:
-    """Fill a plain tensor with ones, with probability p in (0, 1), else zeros; the same tensor.
+def dropouts(room: Tensor, kept: Sequence[float], generators: Sequence[torch.Generator]) -> Tensor:
+    """Fill each row of a plain tensor with what a dropout multiplies by; the same tensor.
 
-    Numbers and the state afterwards are those of `room.bernoulli_(p, generator=generator)`.
+    Numbers of a row are 1 / kept with probability kept, else 0; those and the states afterwards are
+    what torch's dropouts have, which draw nothing where all is kept.
     """
-    return _drawn(room, p, generator) if _same() else room.bernoulli_(p, generator=generator)
+    if _same():
+        return _drawn(room, kept, generators)
+    for row, p, generator in zip(room, kept, generators, strict=True):
+        if p < 1:
+            row.bernoulli_(p, generator=generator).div_(p)
+        else:
+            row.fill_(1)
+    return room
 
 
-def _drawn(room: Tensor, p: float, generator: torch.Generator) -> Tensor:
-    state = generator.get_state()
-    limit = np.uint64(int(np.ceil(p * 2.0**_BITS)))
-    fill(state.numpy().view(np.uint64), limit, room.view(-1).numpy())
-    generator.set_state(state)
+def _drawn(room: Tensor, kept: Sequence[float], generators: Sequence[torch.Generator]) -> Tensor:
+    states = torch.stack([generator.get_state() for generator in generators])
+    rows = room.view(len(kept), -1).numpy()
+    kept_K = np.array(kept)
+    limit_K = np.ceil(kept_K * 2.0**_BITS).astype(np.uint64)
+    fill(states.numpy().view(np.uint64), limit_K, 1 / kept_K.astype(rows.dtype), rows)
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state.clone())  # torch 2.14 crashes on a part of a tensor
     return room
 
 
@@ -40,10 +52,10 @@ def _same() -> bool:
     if not COMPILED:
         return False
     ours, theirs = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
-    rooms = [torch.empty(1001) for _ in range(4)]
+    rooms = [torch.empty(1, 1001) for _ in range(4)]
     for first, second in (rooms[:2], rooms[2:]):
-        _drawn(first, 0.3, ours)
-        second.bernoulli_(0.3, generator=theirs)
+        _drawn(first, [0.3], [ours])
+        second.bernoulli_(0.3, generator=theirs).div_(0.3)
         torch.rand(1, generator=ours), torch.rand(1, generator=theirs)
         if not torch.equal(first, second):
             return False
@@ -51,8 +63,18 @@ def _same() -> bool:
 
 
 @compiled
-def fill(words: Any, limit: Any, out: Any) -> None:
-    """One where 53 bits of two words are below `limit`; `words` move on."""
+def fill(words_KW: Any, limit_K: Any, value_K: Any, out_KN: Any) -> None:
+    """Rows with a value where 53 bits of two words are below a limit, else zero; words move on."""
+    for k in range(len(out_KN)):
+        if limit_K[k] >> np.uint64(_BITS):
+            out_KN[k] = 1
+        else:
+            fill_row(words_KW[k], limit_K[k], value_K[k], out_KN[k])
+
+
+@inner
+def fill_row(words: Any, limit: Any, value: Any, out: Any) -> None:
+    """The same of one row."""
     count: Any
     block = words[3:627]
     left: Any = np.int64(words[1] & np.uint64(0xFFFFFFFF)) - 1
@@ -65,12 +87,12 @@ def fill(words: Any, limit: Any, out: Any) -> None:
         count = min(left // 2, len(out) - i)
         pairs, part = block[place : place + 2 * count], out[i : i + count]
         for j in range(count):
-            part[j] = joined(pairs[2 * j], pairs[2 * j + 1]) < limit
+            part[j] = value * (joined(pairs[2 * j], pairs[2 * j + 1]) < limit)
         i, place, left = i + count, place + 2 * count, left - 2 * count
         if left == 1 and i < len(out):
             high = block[place]
             turn(block)
-            out[i] = joined(high, block[0]) < limit
+            out[i] = value * (joined(high, block[0]) < limit)
             i, place, left = i + 1, 1, 623
     words[1] = (words[1] & np.uint64(0xFFFFFFFF00000000)) | np.uint64(left + 1)
     words[2] = np.uint64(place)

@@ -217,15 +217,19 @@ def test_batches_from_memory_are_those_from_the_map_to_the_bit(plant, crop_s):
             assert torch.equal(one.times_s[name].nan_to_num(-1), other.times_s[name].nan_to_num(-1))
 
 
-def test_zeros_and_ones_are_those_of_torch_and_so_is_the_state_afterwards():
+def test_dropouts_are_those_of_torch_and_so_are_the_states_afterwards():
     rng = np.random.default_rng(0)
-    ours, theirs = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    ours, theirs = ([torch.Generator().manual_seed(3 + k) for k in range(3)] for _ in range(2))
     assert twister._same()
     for count in (1, 2, 311, 312, 313, *rng.integers(1, 2000, 40).tolist()):
-        p, dtype = float(rng.random()), (torch.float32, torch.float64)[count % 2]
-        found = twister.bernoulli(torch.empty(count, dtype=dtype), p, ours)
-        expected = torch.empty(count, dtype=dtype).bernoulli_(p, generator=theirs)
-        assert torch.equal(found, expected)
-        if count % 3 == 0:  # places in a block become odd
-            torch.rand(1, generator=ours), torch.rand(1, generator=theirs)
-        assert torch.equal(ours.get_state(), theirs.get_state())
+        kept, dtype = [*rng.random(2).tolist(), 1.0], (torch.float32, torch.float64)[count % 2]
+        found = twister.dropouts(torch.empty(3, count, dtype=dtype), kept, ours)
+        for mine, p, generator in zip(found, kept, theirs, strict=True):
+            expected = torch.ones_like(mine)
+            if p < 1:
+                expected.bernoulli_(p, generator=generator).div_(p)
+            assert torch.equal(mine, expected)
+        for one, other in zip(ours, theirs, strict=True):
+            if count % 3 == 0:  # places in a block become odd
+                torch.rand(1, generator=one), torch.rand(1, generator=other)
+            assert torch.equal(one.get_state(), other.get_state())
