@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-AFTER = 16  # calls with the same shapes, which lose as much time as writing down takes
+AFTER = 8  # calls with the same shapes, by which it is likely that more of them come
 
 
 class Recorded:
