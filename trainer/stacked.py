@@ -36,6 +36,7 @@ from mmfuse.trainer.recorded import Recorded
 from mmfuse.trainer.stacked_adamw import AdamW, Parts
 from mmfuse.trainer.state import Fit, crops_of
 
+FORM = 2  # of what `pack` gives; checkpoints of another form are of another sweep
 _IGNORED = -100  # the label that no loss looks at
 _EVAL_CLIPS = 64
 _MOST_KEPT = 31 * 2**20  # bytes; glibc learns from blocks below 32 MiB

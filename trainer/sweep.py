@@ -38,7 +38,7 @@ from mmfuse.trainer.load import load_dataset
 from mmfuse.trainer.loggers import RunLogs
 from mmfuse.trainer.loop import reproducible
 from mmfuse.trainer.run import build_model, conclude, to_toml, train
-from mmfuse.trainer.stacked import Trainer
+from mmfuse.trainer.stacked import FORM, Trainer
 from mmfuse.trainer.task import Task
 from mmfuse.trainer.tasks import TASKS
 
@@ -183,6 +183,7 @@ def _identity(group: Sequence[Point], data: Dataset, store: FeatureStore) -> dic
     for section in shared["model"].values():
         if section:
             section.pop("dropout", None)
+    shared["form"] = FORM  # those of single runs have their own
     return shared | {"runs": {point.out.name: _different(point.config) for point in group}}
 
 

@@ -12,6 +12,7 @@ from mmfuse.features.lock import held
 from mmfuse.trainer import recorded
 from mmfuse.trainer import sweep as sweep_module
 from mmfuse.trainer.folder import read_result
+from mmfuse.trainer.stacked import FORM
 from mmfuse.trainer.sweep import sweep
 
 SAME = ("model.safetensors", "predictions.parquet", "metrics.jsonl", "resolved.toml")
@@ -129,6 +130,14 @@ def test_another_sweep_does_not_take_the_place_of_an_unfinished_one(
     with pytest.raises(ConfigError, match=f"holds an unfinished sweep with {named}.*--out DIR"):
         swept(planted, unfinished, (*OPTIONS, change))
     assert before == {path: path.read_bytes() for path in unfinished.rglob("*") if path.is_file()}
+
+
+def test_a_checkpoint_of_another_form_is_not_taken(planted, unfinished, monkeypatch):
+    before = files(unfinished)
+    monkeypatch.setattr(sweep_module, "FORM", FORM + 1)
+    with pytest.raises(ConfigError, match=f"form = {FORM}, and this one has {FORM + 1}"):
+        swept(planted, unfinished)
+    assert before == files(unfinished) and epochs_behind(unfinished) == 2
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(planted, unfinished, whole):
