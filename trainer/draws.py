@@ -7,6 +7,7 @@ model's own generator, in the same order (`draw`); then a pass over all models t
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -87,24 +88,39 @@ def draw(
 
     Of a dropout, what it multiplies by. Smaller models are filled up, where nothing reads.
     """
-    return [_drawn(parts, generators_K) for parts in zip(*requests_K, strict=True)]
+    drawn: list[Tensor] = []
+    for alike, calls in groupby(zip(*requests_K, strict=True), _alike):
+        if alike:
+            drawn += _dropouts(list(calls), generators_K)
+        else:
+            drawn += [_drawn(parts, generators_K) for parts in calls]
+    return drawn
+
+
+def _alike(parts: Sequence[Request]) -> bool:
+    """Whether it is a dropout of plain arrays of the same shape."""
+    one = parts[0]
+    shapes = {(each.arguments, each.strides) for each in parts}
+    return one.source in _DROPOUTS and shapes == {(one.arguments, ())}
+
+
+def _dropouts(
+    calls: Sequence[Sequence[Request]], generators: Sequence[torch.Generator]
+) -> list[Tensor]:
+    rooms = [torch.empty(len(of), *of[0].arguments, dtype=of[0].dtype) for of in calls]
+    return dropouts(rooms, [[1 - each.p for each in of] for of in calls], generators)
 
 
 def _drawn(parts: Sequence[Request], generators: Sequence[torch.Generator]) -> Tensor:
-    one, both = parts[0], list(zip(parts, generators, strict=True))
-    if one.source in _SOURCES:
+    both = list(zip(parts, generators, strict=True))
+    if parts[0].source in _SOURCES:
         return _together([each.source(*each.arguments, generator=g) for each, g in both])
-    alike = {(each.arguments, each.strides) for each in parts}
-    if alike == {(one.arguments, ())}:
-        room = torch.empty(len(parts), *one.arguments, dtype=one.dtype)
-        return dropouts(room, [1 - each.p for each in parts], generators)
     return _together([_alone(*each) for each in both])
 
 
 def _alone(one: Request, generator: torch.Generator) -> Tensor:
     if not one.strides:
-        room = torch.empty(1, *one.arguments, dtype=one.dtype)
-        return dropouts(room, [1 - one.p], [generator])[0]
+        return _dropouts([[one]], [generator])[0][0]
     room = torch.empty_strided(one.arguments, one.strides, dtype=one.dtype)
     if not one.p:
         return room.fill_(1)

@@ -19,31 +19,41 @@ from mmfuse.features.compiled import COMPILED, compiled, inner
 _BITS = 53  # of which torch makes a number
 
 
-def dropouts(room: Tensor, kept: Sequence[float], generators: Sequence[torch.Generator]) -> Tensor:
-    """Fill each row of a plain tensor with what a dropout multiplies by; the same tensor.
+def dropouts(
+    rooms: Sequence[Tensor],
+    kept: Sequence[Sequence[float]],
+    generators: Sequence[torch.Generator],
+) -> list[Tensor]:
+    """Fill plain tensors, one after the other, with what dropouts multiply by; the same tensors.
 
-    Numbers of a row are 1 / kept with probability kept, else 0; those and the states afterwards are
-    what torch's dropouts have, which draw nothing where all is kept.
+    Row k of each is drawn from generator k: 1 / p with its probability p in `kept`, else 0. Numbers
+    and states afterwards are those of torch's dropouts, which draw nothing where all is kept.
     """
     if _same():
-        return _drawn(room, kept, generators)
-    for row, p, generator in zip(room, kept, generators, strict=True):
-        if p < 1:
-            row.bernoulli_(p, generator=generator).div_(p)
-        else:
-            row.fill_(1)
-    return room
+        return _drawn(rooms, kept, generators)
+    for room, of in zip(rooms, kept, strict=True):
+        for row, p, generator in zip(room, of, generators, strict=True):
+            if p < 1:
+                row.bernoulli_(p, generator=generator).div_(p)
+            else:
+                row.fill_(1)
+    return list(rooms)
 
 
-def _drawn(room: Tensor, kept: Sequence[float], generators: Sequence[torch.Generator]) -> Tensor:
+def _drawn(
+    rooms: Sequence[Tensor],
+    kept: Sequence[Sequence[float]],
+    generators: Sequence[torch.Generator],
+) -> list[Tensor]:
     states = torch.stack([generator.get_state() for generator in generators])
-    rows = room.view(len(kept), -1).numpy()
-    kept_K = np.array(kept)
-    limit_K = np.ceil(kept_K * 2.0**_BITS).astype(np.uint64)
-    fill(states.numpy().view(np.uint64), limit_K, 1 / kept_K.astype(rows.dtype), rows)
+    words_KW = states.numpy().view(np.uint64)
+    for room, of in zip(rooms, kept, strict=True):
+        out_KN, kept_K = room.view(len(of), -1).numpy(), np.array(of)
+        limit_K = np.ceil(kept_K * 2.0**_BITS).astype(np.uint64)
+        fill(words_KW, limit_K, 1 / kept_K.astype(out_KN.dtype), out_KN)
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state.clone())  # torch 2.14 crashes on a part of a tensor
-    return room
+    return list(rooms)
 
 
 @cache
@@ -54,7 +64,7 @@ def _same() -> bool:
     ours, theirs = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     rooms = [torch.empty(1, 1001) for _ in range(4)]
     for first, second in (rooms[:2], rooms[2:]):
-        _drawn(first, [0.3], [ours])
+        _drawn([first], [[0.3]], [ours])
         second.bernoulli_(0.3, generator=theirs).div_(0.3)
         torch.rand(1, generator=ours), torch.rand(1, generator=theirs)
         if not torch.equal(first, second):

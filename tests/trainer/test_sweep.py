@@ -223,12 +223,14 @@ def test_dropouts_are_those_of_torch_and_so_are_the_states_afterwards():
     assert twister._same()
     for count in (1, 2, 311, 312, 313, *rng.integers(1, 2000, 40).tolist()):
         kept, dtype = [*rng.random(2).tolist(), 1.0], (torch.float32, torch.float64)[count % 2]
-        found = twister.dropouts(torch.empty(3, count, dtype=dtype), kept, ours)
-        for mine, p, generator in zip(found, kept, theirs, strict=True):
-            expected = torch.ones_like(mine)
-            if p < 1:
-                expected.bernoulli_(p, generator=generator).div_(p)
-            assert torch.equal(mine, expected)
+        rooms = [torch.empty(3, size, dtype=dtype) for size in (count, 5)]
+        for room in twister.dropouts(rooms, [kept, kept[::-1]], ours):
+            for mine, p, generator in zip(room, kept, theirs, strict=True):
+                expected = torch.ones_like(mine)
+                if p < 1:
+                    expected.bernoulli_(p, generator=generator).div_(p)
+                assert torch.equal(mine, expected)
+            kept.reverse()
         for one, other in zip(ours, theirs, strict=True):
             if count % 3 == 0:  # places in a block become odd
                 torch.rand(1, generator=one), torch.rand(1, generator=other)
