@@ -97,7 +97,7 @@ class TrainConfig(Strict):
     weight_decay: float = Field(default=0.05, ge=0)  # AdamW's, on matrices only
     grad_clip: float = Field(default=1.0, ge=0)  # global L2 norm; 0 turns clipping off
     patience: int = Field(default=12, ge=1)  # epochs without a better score on validation
-    best_by: Literal["score", "loss"] = "score"  # what is better on validation: higher, or lower
+    best_by: Literal["score", "loss", "last"] = "score"  # of validation; "last": the last epoch
     refit: bool = False  # then train anew on train and validation, until the best epoch
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)  # of classes and labels
     huber: float = Field(default=0.0, ge=0)  # regression: deviations beyond which loss is straight

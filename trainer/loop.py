@@ -275,8 +275,11 @@ def head_losses(
 
 
 def better(record: Record, best: Record, task: Task, by: str = "score") -> bool:
-    """A higher score on validation, and among equals a lower loss; or by = "loss", a lower loss."""
-    if not best:
+    """A higher score on validation, and among equals a lower loss.
+
+    By "loss" it is a lower loss, by "last" whatever comes later.
+    """
+    if not best or by == "last":
         return True
     if by == "loss":
         return record["val_loss"] < best["loss"]

@@ -65,9 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.toml"
         path.write_text(tomli_w.dumps(document), encoding="utf-8")
-        every = [
-            score(path, chosen.overrides, chosen.folds, seed) for seed in range(chosen.seeds)
-        ]
+        every = [score(path, chosen.overrides, chosen.folds, seed) for seed in range(chosen.seeds)]
     print(json.dumps({key: float(np.mean([one[key] for one in every])) for key in every[0]}))
 
 

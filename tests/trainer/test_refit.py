@@ -151,3 +151,12 @@ def test_a_sweep_queues_it_and_gradient_blending_refuses_it(planted):
     assert found["queued"] == {"train.refit is not stacked": 2}
     with pytest.raises(ConfigError, match="it needs train.refit = false"):
         planted.run_config("train.refit=true", "train.balance=gradient_blending")
+
+
+def test_the_last_epoch_is_kept_whatever_validation_says(planted):
+    options = (*OPTIONS, "train.best_by=last", "train.patience=1", "train.lr=0.3")
+    result = train(planted.config, options, planted.folder / "a")
+    lines = (planted.folder / "a/metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["val_loss"] for line in lines]
+    assert result["best_epoch"] == result["epochs"] == len(losses) == 4
+    assert losses[-1] > min(losses) and result["val"]["nll"] == pytest.approx(losses[-1])
