@@ -46,6 +46,7 @@ class State:
     def __init__(self, model: FusionModel, config: TrainConfig) -> None:
         self.model, self.config = model, config
         self.averaged = copy.deepcopy(model) if config.ema else model
+        self.parameters = list(model.parameters())
         # the parameters of both, without their gradients
         self.means, self.weights = (
             [p.detach() for p in one.parameters()] for one in (self.averaged, model)
