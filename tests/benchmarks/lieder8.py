@@ -4,8 +4,8 @@
 
 makes the features of `configs/descriptors.toml`, trains it with every set of modalities, and once
 without modality dropout, several seeds each, and prints tables as Markdown; `DIR/table.json` has
-all of it. What is there already is kept. Epochs are chosen on validation, settings on folds of
-train and validation clips (`folds.py`); test is only scored.
+all of it. What is there already is kept. Settings and epochs were chosen on folds of train and
+validation clips (`folds.py`); test is only scored.
 """
 
 import argparse
